@@ -1,0 +1,17 @@
+"LiteVAE and Diff-AE: two ideas in image autoencoding, built step by step in notebooks."
+__version__ = "0.1.0"
+from importlib import import_module
+
+_names = {"litevae.model": ("LiteVAE", "LiteVAEConfig", "compute_latent_stats"),
+          "litevae.klvae": ("KLVAE", "KLVAEConfig"),
+          "litevae.train": ("train_litevae",),
+          "train": ("Trainer", "TrainConfig"),
+          "data": ("load_avatars", "load_photos", "counterfactual_pairs", "open_source")}
+_where = {name: module for module, names in _names.items() for name in names}
+__all__ = sorted(_where)
+
+def __getattr__(name): # importing the package is quick: PyTorch is loaded with the first class
+    if name not in _where: raise AttributeError(f"module 'litevae_diffae' has no attribute {name!r}")
+    return getattr(import_module(f".{_where[name]}", __name__), name)
+
+def __dir__(): return sorted([*globals(), *__all__])
