@@ -31,6 +31,12 @@ PHOTOS = { # name: (file in the package, title, author, licence), as in the pack
     "sunset": ("sunset_by_Aitzol_Berasategi.jpg", "sunset", "Aitzol Berasategi, 2018", "CC BY 4.0"),
     "wine": ("Wine_by_Jakkub_Mede.jpg", "Wine", "Jakub Mede, 2018", "CC BY 4.0"),
 }
+URLS = {"CC BY 4.0": "https://creativecommons.org/licenses/by/4.0/", "CC BY-SA 4.0": "https://creativecommons.org/licenses/by-sa/4.0/",
+        "CC BY-SA 3.0": "https://creativecommons.org/licenses/by-sa/3.0/", "CC0 1.0": "https://creativecommons.org/publicdomain/zero/1.0/"}
+NOTE = """The photographs of this folder are not covered by the Apache-2.0 licence of the package. Each is by its author, under the
+licence named beside it. Changes: scaled to a short side of 768 pixels and stored again as JPEG; the scaled versions are
+under the same licence as the originals.
+"""
 LEFT_OUT = ["umang_by_Abhishek_Mudgal.jpg", "Fossa_by_Jasper_Roks.jpg", "Infinite-Sea_by_Aury88.jpg",
             "Painting-Colors_by__herobrine7gamer.jpg"]
 
@@ -57,6 +63,8 @@ def main():
             package = "lomiri-wallpapers-20.04" if name == "kleiber" else "lomiri-wallpapers-16.04"
             credits.append(dict(name=name, title=title, author=author, licence=licence, source=f"Debian package {package}, {file}"))
     (args.out/"credits.json").write_text(json.dumps(credits, indent=1, ensure_ascii=False) + "\n")
+    lines = [f"{c['name']}.jpg: {c['title']!r} by {c['author']}; {c['licence']} ({URLS[c['licence']]}); {c['source']}" for c in credits]
+    (args.out/"LICENCES.txt").write_text(NOTE + "\n" + "\n".join(lines) + "\n")
     print(f"{len(credits)} photographs, {total/1e6:.2f} MB")
 
 if __name__ == "__main__": main()

@@ -335,14 +335,14 @@ def fit(self:Trainer, resume:bool=True, # continue from the newest checkpoint in
     if c.log_with: self.acc.end_training()
     return self
 
-# %% ../nbs/05_train.ipynb #52115024
+# %% ../nbs/05_train.ipynb #e69651b1
 @patch
 def _micro_step(self:Trainer, batch):
     batch, rng = self._place(batch), rng_state() if self.acc.num_processes == 1 else None
     try:
         with self.acc.accumulate(*self.nets.values()): parts = self.task.train_step(batch, self.step)
     except TrainingStopped as error: raise self._explain(error, batch, rng) from None
-    for k,v in parts.items(): self.running.setdefault(k, []).append(float(self.seen.get(k, v)))
+    for k,v in parts.items(): self.running.setdefault(k, []).append(float(self.seen[k] if k in self.seen else torch.as_tensor(v).detach()))
     self.seen = {}
 
 # %% ../nbs/05_train.ipynb #71b6c9f7

@@ -21,16 +21,17 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 CONF = '''
-import re
 project, extensions, html_theme = "{title}", ["myst_nb"], "{theme}"
 nb_execution_mode, numfig, html_show_copyright, html_copy_source = "off", True, False, False
 myst_enable_extensions = ["dollarmath", "amsmath", "colon_fence", "attrs_inline", "attrs_block"]
-myst_heading_anchors = 6
-suppress_warnings = ["mystnb.unknown_mime_type", "myst.header", "config.cache"]
-def myst_heading_slug_func(title): # the anchors that Quarto (pandoc) makes
-    slug = re.sub(r"[^\\w\\s.-]", "", title.lower())
-    return re.sub(r"^[^a-z]+", "", re.sub(r"\\s+", "-", slug.strip()))
+myst_heading_anchors, myst_heading_slug_func = 6, "docs_check.anchor"
+suppress_warnings = ["mystnb.unknown_mime_type", "myst.header"]
 '''
+
+
+def anchor(title):
+    "The anchor that Quarto (pandoc) gives to a heading."
+    return re.sub(r"^[^a-z]+", "", re.sub(r"\s+", "-", re.sub(r"[^\w\s.-]", "", title.lower()).strip()))
 
 
 def settings(root):
@@ -59,7 +60,7 @@ def process(root):
     code = "if __name__ == '__main__':\n from nbdev.serve import proc_nbs\n proc_nbs(n_workers=2, force=True)"
     env = dict(os.environ, OMP_NUM_THREADS="1", IN_TEST="1", MPLBACKEND="Agg")
     result = subprocess.run([sys.executable, "-c", code], cwd=root, env=env, capture_output=True, text=True)
-    if result.returncode: raise RuntimeError(f"nbdev could not process the notebooks:\n{result.stdout}{result.stderr}")
+    if result.returncode: raise RuntimeError("nbdev could not process the notebooks:\n" + "\n".join(result.stderr.splitlines()[-40:]))
     lost = set(notebooks(root / "nbs")) - set(notebooks(root / "_proc"))
     if lost: raise RuntimeError(f"not processed for the website: {sorted(map(str, lost))}")
     return root / "_proc"
@@ -107,7 +108,7 @@ def convert_cell(cell, site):
     elif kind == "code" and re.search(r"^show_doc\(", source, flags=re.M):
         outs = [text(o["data"]["text/markdown"]) for o in cell["outputs"] if "text/markdown" in o.get("data", {})]
         if not outs: raise RuntimeError(f"no output of {source.splitlines()[-1]}")
-        source = outs[0].replace("---\n", "***\n", 1)
+        source = outs[0].removeprefix("---\n")
     elif kind == "code": return convert_code(cell)
     return {"cell_type": "markdown", "id": cell.get("id", ""), "metadata": {}, "source": convert_markdown(source, site)}
 
@@ -135,7 +136,7 @@ def render(proc, out, cfg, theme="alabaster"):
     convert(proc, out / "src", cfg["doc_host"] + cfg["doc_baseurl"].rstrip("/"))
     (out / "src" / "conf.py").write_text(CONF.replace("{title}", cfg["title"]).replace("{theme}", theme))
     cmd = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-n", "-q", "-b", "html", str(out / "src"), str(out / "html")]
-    result = subprocess.run(cmd, capture_output=True, text=True)
+    result = subprocess.run(cmd, env=dict(os.environ, PYTHONPATH=str(Path(__file__).parent)), capture_output=True, text=True)
     return result.returncode, result.stdout + result.stderr
 
 

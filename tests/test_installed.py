@@ -1,0 +1,52 @@
+"""What a wheel holds, and that the package in it works away from the repository."""
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+
+import pytest
+from conftest import ROOT
+from docs_check import copy_project, settings
+
+CFG = settings(ROOT)
+LIB = CFG["lib_path"]
+
+
+def run(*cmd, **kwargs):
+    result = subprocess.run([sys.executable, *map(str, cmd)], capture_output=True, text=True, **kwargs)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    root = copy_project(ROOT, tmp_path_factory.mktemp("build"))
+    for name in ("LICENSE", "NOTICE", "MANIFEST.in"): shutil.copy(ROOT / name, root)
+    run("-m", "build", "--wheel", "--no-isolation", cwd=root)
+    return next((root / "dist").glob("*.whl"))
+
+
+def test_wheel_holds_all_files(wheel):
+    with zipfile.ZipFile(wheel) as z: names = set(z.namelist())
+    here = {p.relative_to(ROOT).as_posix() for p in (ROOT / LIB).rglob("*") if p.is_file() and "__pycache__" not in p.parts}
+    assert {n for n in names if ".dist-info/" not in n} == here
+    assert {n.rsplit("/", 1)[-1] for n in names if "/licenses/" in n} == {"LICENSE", "NOTICE"}
+
+
+def test_wheel_says_what_the_settings_say(wheel):
+    with zipfile.ZipFile(wheel) as z:
+        meta, entry = (z.read(next(n for n in z.namelist() if n.endswith(end))).decode() for end in (".dist-info/METADATA", "entry_points.txt"))
+    required = [line for line in meta.splitlines() if line.startswith("Requires-Dist: ") and "extra ==" not in line]
+    assert len(required) == len(CFG["requirements"].split())
+    assert {line.split(": ")[1] for line in meta.splitlines() if line.startswith("Provides-Extra")} == {"dev", "avatars", "hf", "lmdb"}
+    assert f"Requires-Python: >={CFG['min_python']}" in meta and "License-Expression: Apache-2.0" in meta
+    assert "litevae-diffae = litevae_diffae.cli:main" in entry and f"{LIB} = {LIB}._modidx:d" in entry
+
+
+def test_wheel_works_elsewhere_without_network(wheel, tmp_path):
+    with zipfile.ZipFile(wheel) as z: z.extractall(tmp_path / "site")
+    (tmp_path / "elsewhere").mkdir()
+    env = dict(os.environ, PYTHONPATH=str(tmp_path / "site"))
+    said = run(ROOT / "tools" / "check_installed.py", cwd=tmp_path / "elsewhere", env=env)
+    assert "installed package works without the network" in said

@@ -1,0 +1,126 @@
+"""Every notebook is a test of its own, in a process of its own, and has the form that readers, Colab and the website rely on."""
+import ast
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+from docs_check import notebooks, settings, text
+
+NBS = notebooks(ROOT / "nbs")
+USER_REPO = "litevae-diffae/litevae_diffae"
+BADGE = "[![Open In Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/{}/blob/main/nbs/{})"
+INSTALL = ["#| hide", "#| eval: false", "import sys", 'if "google.colab" in sys.modules: get_ipython().system("pip install -qU']
+LOCAL_PATH = re.compile(r"(?<![\w.])/(?:home|root|work|tmp|Users|mnt)/")
+SHOWS = re.compile(r"(?:print|display|show_\w+|plot_\w+|plt\.show)$")
+
+
+def load(nb): return json.loads((ROOT / "nbs" / nb).read_text(encoding="utf-8"))
+
+
+def directives(source): return re.findall(r"^#\| *([\w-]+)", source, flags=re.M)
+
+
+@pytest.mark.parametrize("nb", NBS, ids=str)
+def test_runs(nb):
+    code = "from nbdev.test import nbdev_test; nbdev_test()"
+    cmd = [sys.executable, "-c", code, "--path", f"nbs/{nb}", "--n_workers", "0"]
+    result = subprocess.run(cmd, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0 and "Success." in result.stdout, result.stdout + result.stderr
+
+
+def statements(source):
+    "The statements of a code cell; shell and magic lines are no Python."
+    return ast.parse(re.sub(r"^( *)[!%].*$", r"\1pass", source, flags=re.M)).body
+
+
+def only_imports(stmt):
+    if isinstance(stmt, (ast.If, ast.Try)): return all(map(only_imports, stmt.body))
+    return isinstance(stmt, (ast.Import, ast.ImportFrom))
+
+
+def shows_something(stmt):
+    if isinstance(stmt, (ast.For, ast.With)): return any(map(shows_something, stmt.body))
+    return isinstance(stmt, ast.Expr) and isinstance(stmt.value, ast.Call) and bool(SHOWS.match(ast.unparse(stmt.value.func)))
+
+
+def first_line(cell): return next((line for line in text(cell["source"]).splitlines() if not line.startswith("#|")), "")[:100]
+
+
+def cell_faults(cell, no_run):
+    "What is wrong with one code cell."
+    source, outs = text(cell["source"]), cell["outputs"]
+    names, body = directives(source), statements(source)
+    install = source.splitlines()[:2] == INSTALL[:2]
+    if cell["execution_count"] is not None: yield "not clean: run nbdev_clean"
+    if "export" not in names and re.search(r"\bnbdev|\bshow_doc\(", source): yield "a reader has no nbdev"
+    if set(names) & no_run or "NotImplementedError" in source or ("eval" in names and not install): yield "a cell that is not run"
+    mixed = any(isinstance(n, (ast.Import, ast.ImportFrom)) for stmt in body for n in ast.walk(stmt)) and not all(map(only_imports, body))
+    if mixed and not install and not {"export", "exports"} & set(names): yield "an import beside other code: the website would run all of it"
+    if LOCAL_PATH.search(source): yield "a path of one machine"
+    for out in outs:
+        said = text(out.get("text", "")) + "".join(text(v) for k, v in out.get("data", {}).items() if k.startswith("text/"))
+        if out["output_type"] == "error": yield "an error as output"
+        if LOCAL_PATH.search(said): yield "a path of one machine in the output"
+    if any(map(shows_something, body)) and not outs and not install: yield "shows something, but has no output: run tools/run_notebooks.py"
+    figures = [out["output_type"] for out in outs if text(out.get("data", {}).get("text/plain", "")).startswith("<Figure")]
+    if "execute_result" in figures and "display_data" in figures: yield "the same picture twice: end the line with a semicolon"
+
+
+def notebook_faults(nb, doc):
+    "What is wrong with a notebook, cell by cell."
+    cells, first = doc["cells"], text(doc["cells"][0]["source"])
+    codes = [c for c in cells if c["cell_type"] == "code"]
+    if not re.match(r"# .+\n\n> .+[.!?]\n\n", first): yield "the first cell has no title with one sentence below it"
+    if BADGE.format(USER_REPO, nb.as_posix()) not in first: yield "no Colab badge of its own in the first cell"
+    installs = [c for c in codes[:2] if all(part in text(c["source"]) for part in INSTALL)]
+    if len(installs) != 1: yield "no guarded install cell at the start"
+    if not any(c["outputs"] for c in codes): yield "no outputs: run tools/run_notebooks.py"
+    if len({c["id"] for c in cells}) != len(cells): yield "two cells have the same id"
+    if any("TODO" in text(c["source"]) for c in cells): yield "an open end (TODO)"
+    if any(LOCAL_PATH.search(text(c["source"])) for c in cells if c["cell_type"] != "code"): yield "a path of one machine in the prose"
+    for i, cell in enumerate(cells):
+        if cell["cell_type"] == "code": yield from (f"cell {i}: {fault} ({first_line(cell)})" for fault in cell_faults(cell, NO_RUN))
+
+
+NO_RUN = {*settings(ROOT)["tst_flags"].split(), "skip_exec"}
+
+
+@pytest.mark.parametrize("nb", NBS, ids=str)
+def test_form(nb):
+    size = (ROOT / "nbs" / nb).stat().st_size
+    faults = [f"{size:,} bytes, below 1 MB expected"] * (size >= 1_000_000) + list(notebook_faults(nb, load(nb)))
+    if faults: pytest.fail("\n".join([str(nb), *faults]), pytrace=False)
+
+
+def code_cell(source, *outs): return {"cell_type": "code", "id": "a", "metadata": {}, "execution_count": None, "source": source, "outputs": list(outs)}
+
+
+FIGURE = {"text/plain": "<Figure size 1x1>", "image/png": ""}
+
+
+@pytest.mark.parametrize("cell, fault", [
+    (code_cell("print(1)"), "no output"),
+    (code_cell("for i in range(2): print(i)"), "no output"),
+    (code_cell("from nbdev.showdoc import *"), "no nbdev"),
+    (code_cell("#| cuda\nx = 1"), "not run"),
+    (code_cell("#| eval: false\nx = 1"), "not run"),
+    (code_cell("import torch\nx = torch.zeros(1)"), "beside other code"),
+    (code_cell("def f():\n    import torch\n    return torch"), "beside other code"),
+    (code_cell("open('/home/me/x')"), "path of one machine"),
+    (code_cell("x", {"output_type": "stream", "name": "stdout", "text": ["saved in /tmp/abc\n"]}), "in the output"),
+    (code_cell("x", {"output_type": "error", "ename": "E", "evalue": "", "traceback": []}), "an error"),
+    (code_cell("show_images(x)", {"output_type": "display_data", "data": FIGURE}, {"output_type": "execute_result", "data": FIGURE}), "twice"),
+])
+def test_form_sees(cell, fault):
+    assert any(fault in found for found in cell_faults(cell, NO_RUN))
+
+
+@pytest.mark.parametrize("cell", [
+    code_cell("import torch\nfrom torch import nn"), code_cell("#| export\ntry: import a\nexcept ImportError: a = None"), code_cell("#| exports\ndef f():\n    import torch"),
+    code_cell("\n".join(INSTALL) + ' x")'), code_cell("show_images(x);", {"output_type": "display_data", "data": FIGURE}), code_cell("x = 1"),
+])
+def test_form_accepts(cell):
+    assert not list(cell_faults(cell, NO_RUN))
