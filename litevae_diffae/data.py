@@ -255,13 +255,13 @@ PARTS = dict( # what each part may look like, with DiceBear's names; repeated = 
     clothes_color="#262e33 #25557c #3c4f5c #5199e4 #65c9ff #929598 #a7ffc4 #e6e6e6 #ff5c5c #ffffb1".split(),
     background="#b6e3f4 #c0aede #d1d4f9 #ffd5dc #a8d5c2 #9fb8e8".split())
 
-# %% ../nbs/01_data.ipynb #6803d7d7
+# %% ../nbs/01_data.ipynb #1b0550cf
 COLORS = dict( # part: (colours, what they must stand out from, by how much in RGB)
     beard_color=("#2c1b18 #4a312c #724133 #a55728 #b58143 #d6b370 #e8e1e1", ("dark", "light"), 70),
     frame_color=("#262e33 #25557c #5199e4 #e6e6e6 #ff5c5c", ("dark", "light"), 75),
     hat_color=("#25557c #5199e4 #65c9ff #a7ffc4 #ff488e #ff5c5c #ffafb9", ("dark", "light", "background"), 70),
     hair=("#2c1b18 #4a312c #724133 #a55728 #c93305", ("dark", "light"), 40),
-    blond=("#b58143 #d6b370 #d6b370", ("dark", "light"), 25))
+    blond=("#d6b370 #d6b370 #ecdcbf", ("dark", "light"), 30))
 
 def _contrast(a, b): return sum((x-y)**2 for x,y in zip(bytes.fromhex(a[1:]), bytes.fromhex(b[1:])))**0.5
 
@@ -334,15 +334,16 @@ class AvatarSource(Source):
         bits, parts = draw_face(f"{self.prefix}-{self.seed}-{i}")
         return render_avatar(avatar_options(bits, parts), self.size), visible(bits)
 
-# %% ../nbs/01_data.ipynb #94b6052e
+# %% ../nbs/01_data.ipynb #39c235f7
 def avatar_images(n:int, # how many
                   size:int=64, # pixels
                   seed:int=0, # another seed, other faces
                   prefix:str="free", # see `AvatarSource`
                  )->ArraySource: # in memory, as `load_avatars` gives it
     "Draw `n` faces, about a hundred a second at 64 pixels; needs the extra `[avatars]`."
-    faces = list(AvatarSource(n, size, seed, prefix))
-    return ArraySource(np.stack([x for x,_ in faces]), np.array([list(a.values()) for _,a in faces], dtype=np.uint8), AVATAR_NAMES)
+    images, attributes = np.empty((n, size, size, 3), np.uint8), np.empty((n, len(AVATAR_NAMES)), np.uint8)
+    for i, (image, has) in enumerate(AvatarSource(n, size, seed, prefix)): images[i], attributes[i] = image, list(has.values())
+    return ArraySource(images, attributes, AVATAR_NAMES)
 
 # %% ../nbs/01_data.ipynb #586d44b0
 def _pair_options(attribute, seed): # options without and with the attribute, or None if more than it would change

@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['need_diffusers', 'diffusers_stats', 'kl_to_diffusers_config', 'adapter_class', 'to_diffusers']
 
-# %% ../nbs/40_interop.ipynb #d718f38d
-import copy
+# %% ../nbs/40_interop.ipynb #85704754
 from dataclasses import asdict
 from functools import cache
+from importlib import import_module
 import torch
 from torch import nn
 
@@ -18,10 +18,10 @@ from .layers import n_groups
 from .litevae.klvae import KLVAE
 from .litevae.model import Autoencoder, LiteVAE
 
-# %% ../nbs/40_interop.ipynb #3681025e
+# %% ../nbs/40_interop.ipynb #14802558
 def need_diffusers()->None:
     "`ImportError` that says what to install, unless diffusers is there."
-    try: import diffusers
+    try: import_module("diffusers")
     except ImportError as e: raise ImportError("to_diffusers: this needs the package diffusers; pip install diffusers") from e
 
 # %% ../nbs/40_interop.ipynb #41f1e72f
@@ -50,7 +50,7 @@ def kl_to_diffusers_config(model:KLVAE, statistics:str="scalar")->dict|None: # N
                 sample_size=c.sample_size, force_upcast=c.force_upcast, use_quant_conv=c.quant_conv, use_post_quant_conv=c.post_quant_conv,
                 mid_block_add_attention=c.attention, **diffusers_stats(c, statistics))
 
-# %% ../nbs/40_interop.ipynb #b8403177
+# %% ../nbs/40_interop.ipynb #e2475b2e
 @cache
 def adapter_class()->type: # a diffusers ModelMixin
     "The class `DiffusersAutoencoder`; needs diffusers."
@@ -77,6 +77,8 @@ def adapter_class()->type: # a diffusers ModelMixin
 
         def enable_tiling(self, *args, **kwargs): self.model.enable_tiling(*args, **kwargs)
         def disable_tiling(self): self.model.disable_tiling()
+        def enable_slicing(self): self.model.enable_slicing()
+        def disable_slicing(self): self.model.disable_slicing()
         encoder = property(lambda self: self.model.encoder)
         decoder = property(lambda self: self.model.decoder)
         quant_conv = property(lambda self: self.model.quant_conv)
@@ -86,13 +88,15 @@ def adapter_class()->type: # a diffusers ModelMixin
     DiffusersAutoencoder.__module__, DiffusersAutoencoder.__qualname__ = "litevae_diffae.interop", "DiffusersAutoencoder"
     return DiffusersAutoencoder
 
-# %% ../nbs/40_interop.ipynb #0183e731
+# %% ../nbs/40_interop.ipynb #f4f89733
 def __getattr__(name):
     if name == "DiffusersAutoencoder": return adapter_class()
-    if name == "ModelMixin": return __import__("diffusers").ModelMixin      # a reloading pipeline looks for the base class here
+    if name == "ModelMixin":                                   # a reloading pipeline looks for the base class here
+        from diffusers import ModelMixin
+        return ModelMixin
     raise AttributeError(f"module 'litevae_diffae.interop' has no attribute {name!r}")
 
-# %% ../nbs/40_interop.ipynb #26f35f7c
+# %% ../nbs/40_interop.ipynb #5c9c7186
 @torch.no_grad()
 def to_diffusers(model:Autoencoder, # LiteVAE or KLVAE
                  statistics:str="scalar", # "scalar", "channel" or "saved", see `diffusers_stats`
@@ -109,4 +113,4 @@ def to_diffusers(model:Autoencoder, # LiteVAE or KLVAE
                               getattr(c, "sample_size", 256), getattr(c, "force_upcast", False), **diffusers_stats(c, statistics))
         state = {f"model.{k}": v for k, v in model.state_dict().items()}
     load_strict(out, state, "to_diffusers")
-    return out.to(device=model.device, dtype=model.dtype).eval()
+    return nn.Module.to(out, device=model.device, dtype=model.dtype).eval()

@@ -82,23 +82,23 @@ def _rows(x:Tensor, # (B, C, H, W) channels-last
     k = next(k for k in range(max(1, min(H*W, length//C)), 0, -1) if H*W%k == 0)
     return x.permute(0,2,3,1).view(B, H*W//k, k*C)
 
-# %% ../nbs/03_layers.ipynb #b4b2b1fb
+# %% ../nbs/03_layers.ipynb #9d1857a2
 def _per_row(t:Tensor, # (2, B, G, C/G): two numbers per sample and channel; or (2, B, G, 1), per group
              v:Tensor, # (B, R, k*C) of `_rows`
              C:int, # channels
             )->Tensor: # (2, B, 1, k*C), to broadcast over the rows
     "Coefficients laid out as the rows are."
-    t = t.expand(-1, -1, -1, C//t.shape[2]).reshape(2, len(v), 1, C)
-    return t.repeat(1, 1, 1, v.shape[2]//C)
+    B,_,K = v.shape
+    return t[:,:,None].expand(2, B, K//C, t.shape[2], C//t.shape[2]).reshape(2, B, 1, K)
 
-# %% ../nbs/03_layers.ipynb #c3a6deb5
+# %% ../nbs/03_layers.ipynb #a852a02d
 _BLOCK = 1<<18 # numbers that a thread works on at a time: 1 MB in float32
 
 def _blocks(v:Tensor, # (B, R, K) of `_rows`
            )->list: # pairs of slices: samples, rows
     "Cut `v` into blocks that stay in the processor's cache from one operation to the next."
     B,R,K = v.shape
-    size = _BLOCK*torch.get_num_threads()
+    size = _BLOCK*min(torch.get_num_threads(), 8)
     b,r = (max(1, size//(R*K)), R) if size >= R*K else (1, max(1, size//K))
     return [(slice(i, min(i+b, B)), slice(j, min(j+r, R))) for i in range(0, B, b) for j in range(0, R, r)]
 
@@ -128,13 +128,32 @@ def _affine(weight, bias, scale, shift, mean, rstd):
     a = g*rstd[...,None]
     return torch.stack((a, torch.addcmul(h, a, mean[...,None], value=-1)))
 
-# %% ../nbs/03_layers.ipynb #74671846
+# %% ../nbs/03_layers.ipynb #d974d2e6
+def _statistics(x, n_groups, eps):
+    "Mean and 1/std of the groups, (B, G), from sums of x and of x^2 in float32, put together in float64."
+    B,C,H,W = x.shape
+    v,wide = _rows(x), torch.promote_types(x.dtype, torch.float32)
+    sums,blocks = torch.zeros(2, B, C, dtype=torch.float64), _blocks(v)
+    bufs = _buffers(v[blocks[0]], wide)
+    for s,r in blocks:
+        n = s.stop-s.start
+        p,t,_ = bufs[:, :n, :r.stop-r.start]
+        z = _wide(v[s,r], p)
+        sums[0,s].add_(z.reshape(n, -1, C).sum(1))
+        sums[1,s].add_(torch.mul(z, z, out=t).reshape(n, -1, C).sum(1))
+    mean,square = sums.view(2, B, n_groups, -1).sum(3)*(n_groups/(H*W*C))
+    return mean.to(wide), torch.rsqrt((square - mean*mean).clamp_(min=0) + eps).to(wide)
+
+# %% ../nbs/03_layers.ipynb #f567070b
 def _forward(x, n_groups, weight, bias, eps, scale, shift, act):
-    "Output, mean and rstd of a channels-last `x`: PyTorch's kernel, then SiLU in place; modulated, a second pass over `x`."
+    "Output, mean and rstd of a channels-last `x`, in two passes; by PyTorch's own kernel where that is fast."
     B,C,H,W = x.shape
     wide = torch.promote_types(x.dtype, torch.float32)
-    y,mean,rstd = torch.native_group_norm(x, weight.to(wide), bias.to(wide), B, C, H*W, n_groups, eps)
-    if scale is None and shift is None: return (F.silu(y, inplace=True) if act else y), mean, rstd
+    if scale is None and shift is None and H*W >= 1024: # below, PyTorch's kernel is up to 80 times slower per pixel
+        y,mean,rstd = torch.native_group_norm(x, weight.to(wide), bias.to(wide), B, C, H*W, n_groups, eps)
+        return (F.silu(y, inplace=True) if act else y), mean, rstd
+    mean,rstd = _statistics(x, n_groups, eps)
+    y = torch.empty_like(x)
     v,o = _rows(x), _rows(y)
     a,b = _per_row(_affine(weight, bias, scale, shift, mean, rstd), v, C)
     blocks = _blocks(v)
@@ -145,7 +164,7 @@ def _forward(x, n_groups, weight, bias, eps, scale, shift, act):
         o[s,r] = F.silu(t, inplace=True) if act else t
     return y, mean, rstd
 
-# %% ../nbs/03_layers.ipynb #5e07c5ca
+# %% ../nbs/03_layers.ipynb #36e6d495
 _silu_backward = torch.ops.aten.silu_backward.grad_input
 
 def _dpre(v, d, o, a, b, C, act):
@@ -159,8 +178,8 @@ def _dpre(v, d, o, a, b, C, act):
         if out.dtype == q.dtype: q = out
         if act: z = _silu_backward(z, torch.addcmul(b[s], x, a[s], out=t), grad_input=q)
         if z is not out: out.copy_(z)
-        sums[0,s] += z.reshape(n, -1, C).sum(1)
-        sums[1,s] += torch.mul(z, x, out=t).reshape(n, -1, C).sum(1)
+        sums[0,s].add_(z.reshape(n, -1, C).sum(1))
+        sums[1,s].add_(torch.mul(z, x, out=t).reshape(n, -1, C).sum(1))
     return sums
 
 # %% ../nbs/03_layers.ipynb #7614838d
@@ -173,7 +192,7 @@ def _dx(v, o, a, b, c):
         torch.addcmul(c[s], _wide(v[s,r], p), b[s], out=p)
         o[s,r] = p.addcmul_(_wide(o[s,r], q), a[s])
 
-# %% ../nbs/03_layers.ipynb #c6da9e39
+# %% ../nbs/03_layers.ipynb #d9b74534
 def _backward(x, dy, n_groups, weight, bias, scale, shift, mean, rstd, act):
     "dx of a channels-last `x`, and the sums of dpre*xhat and of dpre over the pixels: (B, C)."
     B,C,H,W = x.shape
@@ -184,7 +203,7 @@ def _backward(x, dy, n_groups, weight, bias, scale, shift, mean, rstd, act):
     mean,rstd = mean[...,None], rstd[...,None]
     sums[1].addcmul_(mean, sums[0], value=-1)           # sum of dpre*(x - mean)
     P,Q = (ab[0]*sums).sum(3, keepdim=True)*(n_groups/(H*W*C))
-    Q = Q*rstd**2
+    Q = Q*rstd*rstd
     b,c = _per_row(torch.stack((-Q, Q*mean - P)).to(a.dtype), v, C)
     _dx(v, o, a, b, c)
     return dx, (rstd*sums[1]).view(B, C).to(a.dtype), sums[0].view(B, C).to(a.dtype)
@@ -232,7 +251,7 @@ def _recompute(ctx, dy, inputs, needs):
         grads = iter(torch.autograd.grad(y, [t for t,n in zip(inputs, needs) if n], dy, create_graph=twice))
     return [next(grads) if n else None for n in needs]
 
-# %% ../nbs/03_layers.ipynb #2f874836
+# %% ../nbs/03_layers.ipynb #5a8aa8bf
 def group_norm_silu(x:Tensor, # (B, C, ...) channels-last or contiguous, any float dtype
                     n_groups:int, # divides C
                     weight:Tensor, # (C,)
@@ -244,8 +263,9 @@ def group_norm_silu(x:Tensor, # (B, C, ...) channels-last or contiguous, any flo
                    )->Tensor: # (B, C, ...) in the dtype and layout of `x`
     "silu(GroupNorm(x)*(1+scale) + shift), which keeps only `x` for its backward."
     if x.ndim < 2 or x.shape[1] % n_groups: raise ValueError(f"x: expected (B, C, ...) with C divisible by {n_groups} groups, got {tuple(x.shape)}")
-    if torch.compiler.is_compiling() or not torch.is_grad_enabled() and (scale is None and shift is None or not _fast(x)):
-        return group_norm_silu_plain(x, n_groups, weight, bias, eps, scale, shift, act)
+    args = x, n_groups, weight, bias, eps, scale, shift, act
+    if torch.compiler.is_compiling(): return group_norm_silu_plain(*args) # a compiler fuses the plain form by itself
+    if not torch.is_grad_enabled(): return _forward(*args)[0] if _fast(x) else group_norm_silu_plain(*args)
     return _GroupNormSiLU.apply(x, weight, bias, scale, shift, n_groups, eps, act)[0]
 
 # %% ../nbs/03_layers.ipynb #c8d2a273

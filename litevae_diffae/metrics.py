@@ -40,13 +40,14 @@ def full_precision(device:torch.device): # where the computation runs
             stack.enter_context(cudnn.flags(enabled=cudnn.enabled, benchmark=cudnn.benchmark, deterministic=cudnn.deterministic, allow_tf32=False))
         yield
 
-# %% ../nbs/06_metrics.ipynb #6ea9e771
+# %% ../nbs/06_metrics.ipynb #b6c49975
 def to_unit(x:Tensor, # (B, C, H, W) in [-1, 1]
             y:Tensor, # the same shape
            )->tuple[Tensor, Tensor]: # both in [0, 1], float32
     "Two batches of images of one shape, mapped from [-1, 1] to [0, 1]. Nothing is clamped."
     if x.ndim != 4 or x.shape != y.shape:
         raise ValueError(f"x and y: two tensors of one shape (B, C, H, W) expected, got {tuple(x.shape)} and {tuple(y.shape)}")
+    if not (x.is_floating_point() and y.is_floating_point()): raise ValueError(f"x and y: float tensors in [-1, 1] expected, got {x.dtype} and {y.dtype}")
     return x.float() / 2 + 0.5, y.float() / 2 + 0.5
 
 # %% ../nbs/06_metrics.ipynb #41b0b4b9

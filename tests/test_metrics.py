@@ -38,7 +38,7 @@ def waves(size=64):
 
 @pytest.mark.parametrize("name", ["mse", "psnr", "ssim"])
 def test_equal_to_diffae(name):
-    d = load_file(HERE/"parity"/"a_metrics.safetensors")
+    d = load_file(HERE/"parity"/"diffae"/"a_metrics.safetensors")
     assert (getattr(metrics, name)(d["img1"], d["img2"]) - d[name]).abs().max() < 1e-5
 
 

@@ -4,12 +4,15 @@ import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from conftest import ROOT
 from docs_check import notebooks, settings, text
 
 NBS = notebooks(ROOT / "nbs")
+SHORT, LONG, TIMEOUT = 20, 60, 300  # seconds: of one processor for most notebooks, for the named ones, and by the clock on a busy machine
+LONG_ONES = ("18_litevae.train.ipynb", "51_report.ipynb", "52_cli.ipynb")
 USER_REPO = "litevae-diffae/litevae_diffae"
 BADGE = "[![Open In Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/{}/blob/main/nbs/{})"
 INSTALL = ["#| hide", "#| eval: false", "import sys", 'if "google.colab" in sys.modules: get_ipython().system("pip install -qU']
@@ -25,10 +28,10 @@ def directives(source): return re.findall(r"^#\| *([\w-]+)", source, flags=re.M)
 
 @pytest.mark.parametrize("nb", NBS, ids=str)
 def test_runs(nb):
-    code = "from nbdev.test import nbdev_test; nbdev_test()"
-    cmd = [sys.executable, "-c", code, "--path", f"nbs/{nb}", "--n_workers", "0"]
+    cmd = [Path(sys.executable).with_name("nbdev_test"), "--path", f"nbs/{nb}", "--n_workers", "0", "--do_print"]
     result = subprocess.run(cmd, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert result.returncode == 0 and "Success." in result.stdout, result.stdout + result.stderr
+    assert re.findall(r"Completed (\S+)", result.stdout) == [str(ROOT / "nbs" / nb)]      # this notebook and no other
 
 
 def statements(source):

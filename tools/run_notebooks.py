@@ -91,7 +91,7 @@ def main():
     for path in paths:
         start = time.time()
         if subprocess.run([sys.executable, __file__, "--here", str(path)], env=env).returncode: failed.append(path.name)
-        print(f"{path.relative_to(ROOT)}: {time.time() - start:.0f} s, {path.stat().st_size / 1e3:.0f} kB", flush=True)
+        print(f"{path.name}: {time.time() - start:.0f} s, {path.stat().st_size / 1e3:.0f} kB", flush=True)
     if failed: sys.exit(f"failed: {', '.join(failed)}")
 
 

@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['MidBlock', 'UpBlock', 'image_to_bands', 'bands_to_image', 'Decoder']
 
-# %% ../../nbs/13_litevae.decoder.ipynb #e80d898a
+# %% ../../nbs/13_litevae.decoder.ipynb #f4850d3b
 from functools import partial
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from ..core import check_positive
 from ..layers import Attention, GroupNormSiLU, ResBlock, Upsample
@@ -61,7 +62,7 @@ def bands_to_image(bands:Tensor, # (B, 4*C, H/2, W/2): ll, lh, hl, hh, as `image
     ll, *details = bands.chunk(4, 1)
     return 2 * idwt2((ll, tuple(details)))
 
-# %% ../../nbs/13_litevae.decoder.ipynb #af7a5a4e
+# %% ../../nbs/13_litevae.decoder.ipynb #602dc67d
 class Decoder(nn.Module):
     "Stable Diffusion's decoder with group norm, SMC, or both (LiteVAE sections 3 and 5, appendices F and G)."
     def __init__(self, z_channels:int=4, # channels of the latent
@@ -74,6 +75,7 @@ class Decoder(nn.Module):
                  final_norm:bool=True, # group norm and SiLU before the last convolution
                  output:str="image", # "image", or "wavelet": predict level-1 bands at half resolution
                  zero_init:bool=False, # residual blocks and attention start as the identity
+                 linear_skip:bool=False, # add a linear decoder, one convolution, to the image (not in the paper)
                 ):
         super().__init__()
         _check(z_channels, out_channels, channels, mult, n_res_blocks, kind, output)
@@ -87,7 +89,10 @@ class Decoder(nn.Module):
                                         for i,width in enumerate(widths)])
         self.conv_norm_out = GroupNormSiLU(widths[-1]) if final_norm else nn.Identity()
         self.conv_out = nn.Conv2d(widths[-1], out_channels*(4 if output == "wavelet" else 1), 3, padding=1)
-        if zero_init: _linear_start(self)
+        self.conv_skip = nn.Conv2d(z_channels, out_channels * 4**(len(mult) - 1), 3, padding=1) if linear_skip else None
+        if linear_skip: _zero(self.conv_skip)
+        if zero_init:
+            for attention in self.mid_block.attentions: _zero(attention.to_out[0])
 
     def features(self, z:Tensor, # (B, z_channels, h, w)
                 )->Tensor: # (B, channels*mult[0], 8h, 8w); half that size and `mult[1]` for bands
@@ -99,9 +104,10 @@ class Decoder(nn.Module):
     def forward(self, z:Tensor, # (B, z_channels, h, w)
                )->Tensor: # (B, out_channels, 8h, 8w), in [-1, 1] once trained
         x = self.conv_out(self.conv_norm_out(self.features(z)))
-        return bands_to_image(x) if self.output == "wavelet" else x
+        if self.output == "wavelet": x = bands_to_image(x)
+        return x if self.conv_skip is None else x + F.pixel_shuffle(self.conv_skip(z), x.shape[-1] // z.shape[-1])
 
-# %% ../../nbs/13_litevae.decoder.ipynb #507b2267
+# %% ../../nbs/13_litevae.decoder.ipynb #051cdeea
 def _check(z_channels, out_channels, channels, mult, n_res_blocks, kind, output):
     check_positive(z_channels=z_channels, out_channels=out_channels, channels=channels, n_res_blocks=n_res_blocks)
     if kind not in ("gn", "smc", "mixed"): raise ValueError(f"kind: must be gn, smc or mixed, got {kind!r}")
@@ -109,5 +115,4 @@ def _check(z_channels, out_channels, channels, mult, n_res_blocks, kind, output)
     if len(mult) < 1 + (output == "wavelet") or min(mult) < 1:
         raise ValueError(f"mult: must be positive numbers, at least {1 + (output == 'wavelet')} of them, got {mult}")
 
-def _linear_start(decoder):
-    for attention in decoder.mid_block.attentions: nn.init.zeros_(attention.to_out[0].weight); nn.init.zeros_(attention.to_out[0].bias)
+def _zero(layer): nn.init.zeros_(layer.weight); nn.init.zeros_(layer.bias)

@@ -4,14 +4,13 @@
 
 # %% auto #0
 __all__ = ['old_names', 'translated', 'diffusers_defaults', 'DownBlock', 'KLEncoder', 'KLVAEConfig', 'decoder_widths',
-           'set_groups', 'KLVAE', 'modern_names', 'kl_config', 'read_diffusers']
+           'set_groups', 'KLVAE', 'modern_names', 'kl_config', 'from_hub', 'read_diffusers']
 
-# %% ../../nbs/17_litevae.klvae.ipynb #d10bdbc9
+# %% ../../nbs/17_litevae.klvae.ipynb #aee67462
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import gcd
 from pathlib import Path
-import torch
 from fastcore.basics import patch
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -170,20 +169,29 @@ def kl_config(values:dict, # `config.json` of a diffusers AutoencoderKL
     if unknown := sorted(k for k in values if k not in translated): raise ValueError(f"from_diffusers: unknown fields {', '.join(unknown)}")
     return KLVAEConfig(**{translated[k]: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
 
-# %% ../../nbs/17_litevae.klvae.ipynb #b5bb7231
-def read_diffusers(folder:Path, # of an AutoencoderKL, or of a pipeline that has a `vae` folder
+# %% ../../nbs/17_litevae.klvae.ipynb #01d95808
+def from_hub(name:str)->Path: # user/model -> local folder with the autoencoder's files only
+    "Download an autoencoder of diffusers, or the one inside a pipeline, from the Hugging Face Hub."
+    from huggingface_hub import snapshot_download
+    files = ["config.json", "diffusion_pytorch_model.safetensors"]
+    try: return Path(snapshot_download(name, allow_patterns=["model_index.json", *files, *(f"vae/{f}" for f in files)]))
+    except Exception as e: raise FileNotFoundError(f"from_diffusers: no folder {name!r}, and the Hub did not give it: {str(e).splitlines()[0]}") from e
+
+# %% ../../nbs/17_litevae.klvae.ipynb #786619d7
+def read_diffusers(folder:Path, # of an AutoencoderKL, or of a pipeline that has a `vae` folder; or a Hub id
                   )->tuple[dict, dict]: # configuration, name -> tensor
     "What diffusers' `save_pretrained` wrote; `FileNotFoundError` says what is missing."
     folder = Path(folder).expanduser()
+    if not folder.exists() and str(folder).count("/") == 1: folder = from_hub(str(folder))
     if (folder/"model_index.json").is_file(): folder = folder/"vae"
     if not (folder/"config.json").is_file(): raise FileNotFoundError(f"from_diffusers: no config.json in {folder}; a folder saved by diffusers expected")
     weights = sorted(folder.glob("diffusion_pytorch_model*.safetensors"), key=lambda p: len(p.name))   # the plain one before .fp16
     if not weights: raise FileNotFoundError(f"from_diffusers: no diffusion_pytorch_model.safetensors in {folder}")
     return json.loads((folder/"config.json").read_text()), load_file(weights[0])
 
-# %% ../../nbs/17_litevae.klvae.ipynb #4097a953
+# %% ../../nbs/17_litevae.klvae.ipynb #c693cda4
 @patch(cls_method=True)
-def from_diffusers(cls:KLVAE, source, # folder, or a diffusers AutoencoderKL
+def from_diffusers(cls:KLVAE, source, # folder, Hub id (user/model), or a diffusers AutoencoderKL
                   )->KLVAE: # float32, on the CPU, in eval mode
     "A `KLVAE` with the weights of a diffusers AutoencoderKL; strict."
     if isinstance(source, nn.Module): values, state = dict(source.config), source.state_dict()

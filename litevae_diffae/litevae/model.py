@@ -51,11 +51,12 @@ def sample(self:DiagonalGaussian,
     eps = torch.randn(self.mean.shape, generator=generator, device=device, dtype=self.mean.dtype)
     return self.mean + self.std * eps.to(self.mean.device)
 
-# %% ../../nbs/16_litevae.model.ipynb #71cbb11d
+# %% ../../nbs/16_litevae.model.ipynb #ef6e27d2
 @patch
 def kl(self:DiagonalGaussian)->Tensor: # (B,) nats, summed over C, h, w
     "Kullback-Leibler divergence from N(0, 1), one number per image."
-    mean, logvar = self.mean.float(), self.logvar.float()
+    dtype = torch.promote_types(self.mean.dtype, torch.float32)
+    mean, logvar = self.mean.to(dtype), self.logvar.to(dtype)
     return 0.5 * (mean.square() + logvar.exp() - 1 - logvar).flatten(1).sum(1)
 
 # %% ../../nbs/16_litevae.model.ipynb #7ef8a8bf
@@ -75,10 +76,10 @@ def pad_to_multiple(x:Tensor, # (B, C, H, W)
     down, right = -x.shape[-2] % multiple, -x.shape[-1] % multiple
     return F.pad(x, (0, right, 0, down), mode="replicate") if down or right else x
 
-# %% ../../nbs/16_litevae.model.ipynb #5abb643d
+# %% ../../nbs/16_litevae.model.ipynb #9fb5deef
 class Autoencoder(Pretrained, nn.Module):
     "Base class: a subclass sets `config`, `encoder`, `decoder`, and `quant_conv`, `post_quant_conv` if it has them."
-    tiling = None
+    tiling, slicing = None, False
     def __init__(self, config):
         super().__init__()
         self.config = config
@@ -114,7 +115,24 @@ def images(self:Autoencoder, z:Tensor, # (B, z, h, w)
     "Decoder and, where there is one, the 1x1 convolution before it."
     return self.decoder(z if self.post_quant_conv is None else self.post_quant_conv(z))
 
-# %% ../../nbs/16_litevae.model.ipynb #99af7317
+# %% ../../nbs/16_litevae.model.ipynb #8496f37e
+@patch
+def _run(self:Autoencoder, x, verb):
+    f = self.moments if verb == "encode" else self.images
+    if self.tiling: f = lambda v: self._tiled(v, verb)
+    return torch.cat([f(v) for v in x.split(1)]) if self.slicing else f(x)
+
+@patch
+def enable_slicing(self:Autoencoder)->None:
+    "From now on `encode` and `decode` take one image of a batch at a time."
+    self.slicing = True
+
+@patch
+def disable_slicing(self:Autoencoder)->None:
+    "Back to whole batches."
+    self.slicing = False
+
+# %% ../../nbs/16_litevae.model.ipynb #6461fd27
 @patch
 def encode(self:Autoencoder, x:Tensor, # (B, C, H, W) images in [-1, 1], any H and W
            return_dict:bool=True, # False: a plain tuple
@@ -122,10 +140,10 @@ def encode(self:Autoencoder, x:Tensor, # (B, C, H, W) images in [-1, 1], any H a
     "Posterior of the latents, unscaled (LiteVAE section 3)."
     check_maps("x", x, self.config.in_channels)
     x = pad_to_multiple(x.to(self.dtype), self.config.spatial_compression_ratio)
-    dist = DiagonalGaussian(self._tiled(x, "encode") if self.tiling else self.moments(x))
+    dist = DiagonalGaussian(self._run(x, "encode"))
     return EncoderOutput(dist) if return_dict else (dist,)
 
-# %% ../../nbs/16_litevae.model.ipynb #8c2f2bbc
+# %% ../../nbs/16_litevae.model.ipynb #5e6fee39
 @patch
 def decode(self:Autoencoder, z:Tensor, # (B, z, h, w) unscaled latents
            size:tuple[int, int]|None=None, # (H, W) to cut to, at most 8h x 8w at ratio 8; None: the full size
@@ -136,8 +154,7 @@ def decode(self:Autoencoder, z:Tensor, # (B, z, h, w) unscaled latents
     check_maps("z", z, self.config.latent_channels)
     full = tuple(s * self.config.spatial_compression_ratio for s in z.shape[-2:])
     h, w = check_size(size, full) if size is not None else full
-    z = z.to(self.dtype)
-    x = (self._tiled(z, "decode") if self.tiling else self.images(z))[..., :h, :w]
+    x = self._run(z.to(self.dtype), "decode")[..., :h, :w]
     return DecoderOutput(x) if return_dict else (x,)
 
 # %% ../../nbs/16_litevae.model.ipynb #81e5b0d6
@@ -161,7 +178,7 @@ def forward(self:Autoencoder, x:Tensor, # (B, C, H, W) images in [-1, 1], any H 
     z = dist.sample(generator) if sample_posterior else dist.mode()
     return self.decode(z, size=x.shape[-2:], return_dict=return_dict)
 
-# %% ../../nbs/16_litevae.model.ipynb #6d8ff105
+# %% ../../nbs/16_litevae.model.ipynb #395bcb7c
 def affine_stats(config, # with `latents_mean`, `latents_std`, `shift_factor`, `scaling_factor`
                  like:Tensor, # (B, z, h, w) latents: device and dtype
                 )->tuple[Tensor, Tensor]: # mean and std, (1, z, 1, 1) or (1, 1, 1, 1)
@@ -169,16 +186,17 @@ def affine_stats(config, # with `latents_mean`, `latents_std`, `shift_factor`, `
     if config.latents_mean is not None: mean, std = config.latents_mean, config.latents_std
     elif config.scaling_factor is not None: mean, std = (config.shift_factor or 0.,), (1 / config.scaling_factor,)
     else: raise ValueError("latents: this model has no latent statistics yet; call compute_latent_stats(model, data) first")
-    return tuple(torch.tensor(v, dtype=torch.float32, device=like.device).view(1, -1, 1, 1) for v in (mean, std))
+    dtype = torch.promote_types(like.dtype, torch.float32)
+    return tuple(torch.tensor(v, dtype=dtype, device=like.device).view(1, -1, 1, 1) for v in (mean, std))
 
-# %% ../../nbs/16_litevae.model.ipynb #5e257007
+# %% ../../nbs/16_litevae.model.ipynb #b79f1302
 @patch
 def normalize_latents(self:Autoencoder, z:Tensor, # (B, z, h, w) unscaled latents
                      )->Tensor: # same shape, zero mean and unit std over the data
     "(z - latents_mean) / latents_std per channel; with scalars only, (z - shift_factor) * scaling_factor."
     check_maps("z", z, self.config.latent_channels)
     mean, std = affine_stats(self.config, z)
-    return ((z.float() - mean) / std).to(z.dtype)
+    return ((z - mean) / std).to(z.dtype)
 
 @patch
 def denormalize_latents(self:Autoencoder, z:Tensor, # (B, z, h, w) normalised latents
@@ -186,7 +204,7 @@ def denormalize_latents(self:Autoencoder, z:Tensor, # (B, z, h, w) normalised la
     "Inverse of `normalize_latents`."
     check_maps("z", z, self.config.latent_channels)
     mean, std = affine_stats(self.config, z)
-    return (z.float() * std + mean).to(z.dtype)
+    return (z * std + mean).to(z.dtype)
 
 # %% ../../nbs/16_litevae.model.ipynb #3ed17804
 def image_batches(data, # (N, C, H, W) tensor, or an iterable of tensors, `(image, ...)`, `{"image": ...}` or `Batch`
@@ -327,14 +345,14 @@ def disable_tiling(self:Autoencoder)->None:
     "Back to one pass over the whole image."
     self.tiling = None
 
-# %% ../../nbs/16_litevae.model.ipynb #dbceed7a
+# %% ../../nbs/16_litevae.model.ipynb #568fa76c
 @patch
 def _tiled(self:Autoencoder, x, verb):
     f, (size, overlap) = self.config.spatial_compression_ratio, self.tiling
-    local = verb == "decode" and is_local(self.decoder)
-    if overlap is None: overlap = 2 * f * decoder_radius(self.decoder) if local else size // 4
+    exact = 2 * f * decoder_radius(self.decoder) if verb == "decode" and is_local(self.decoder) else None
+    if overlap is None: overlap = exact or size // 4
     run, cell = (self.moments, (f, 1)) if verb == "encode" else (self.images, (1, f))
-    return tiled_map(run, x, size // f, overlap // f, cell, blend=not local)
+    return tiled_map(run, x, size // f, overlap // f, cell, blend=exact is None or overlap < exact)
 
 # %% ../../nbs/16_litevae.model.ipynb #49b617b5
 def check_config(config, # any autoencoder's configuration

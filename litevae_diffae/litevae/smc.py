@@ -70,7 +70,7 @@ def fold_smc(model:nn.Module, # any module; may itself be an `SMC`
             if isinstance(child, SMC): setattr(parent, name, child.fold())
     return model
 
-# %% ../../nbs/12_litevae.smc.ipynb #98d12b0f
+# %% ../../nbs/12_litevae.smc.ipynb #ed852433
 class SMCResBlock(nn.Module):
     "Residual block without normalisation: twice SiLU and 3x3 `SMC`, plus skip (LiteVAE appendix G)."
     def __init__(self, c_in:int, # input maps
@@ -81,11 +81,11 @@ class SMCResBlock(nn.Module):
         super().__init__()
         self.conv1, self.conv2 = SMC(c_in, c_out), SMC(c_out, c_out)
         self.dropout = nn.Dropout(dropout)
-        if c_in != c_out: self.conv_shortcut = nn.Conv2d(c_in, c_out, 1)
+        self.conv_shortcut = nn.Conv2d(c_in, c_out, 1) if c_in != c_out else None
         if zero_init: nn.init.zeros_(self.conv2.gain); nn.init.zeros_(self.conv2.bias)
 
     def forward(self, x:Tensor, # (B, c_in, H, W)
                )->Tensor: # (B, c_out, H, W)
         h = self.conv1(F.silu(x))
         h = self.conv2(self.dropout(F.silu(h)))
-        return (self.conv_shortcut(x) if hasattr(self, "conv_shortcut") else x) + h
+        return (x if self.conv_shortcut is None else self.conv_shortcut(x)) + h

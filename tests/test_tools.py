@@ -1,0 +1,93 @@
+"""The scripts that make the committed outputs and the README."""
+import base64
+import json
+import subprocess
+import sys
+from io import BytesIO
+
+import numpy as np
+import pytest
+from conftest import ROOT
+from make_readme import readme
+from make_sidebar import section, sidebar
+from PIL import Image
+from run_notebooks import smaller, tidy
+
+
+def code(i, source): return {"cell_type": "code", "id": f"c{i}", "metadata": {"tags": ["x"]}, "execution_count": 7, "outputs": [], "source": source}
+
+
+def notebook(*sources): return {"cells": [code(i, s) for i, s in enumerate(sources)], "metadata": {"language_info": {}}, "nbformat": 4, "nbformat_minor": 5}
+
+
+def run(path): return subprocess.run([sys.executable, ROOT / "tools" / "run_notebooks.py", path], capture_output=True, text=True)
+
+
+PLOT = "import matplotlib.pyplot as plt\nplt.figure(figsize=(1, 1)); plt.plot([1, 2]);"
+
+
+@pytest.fixture
+def full(tmp_path):
+    "A notebook as the runner leaves it."
+    path = tmp_path / "00_a.ipynb"
+    path.write_text(json.dumps(notebook("import os, sys\nprint(os.environ.get('IN_TEST'))", "#| eval: false\nundefined", "#| cuda\nundefined", PLOT, "object()")))
+    assert run(path).returncode == 0
+    return path
+
+
+def test_runner_stores_full_length_outputs(full):
+    cells = json.loads(full.read_text())["cells"]
+    assert cells[0]["outputs"][0]["text"] == ["None\n"]
+    assert cells[1]["outputs"] == cells[2]["outputs"] == []
+    assert "image/png" in cells[3]["outputs"][0]["data"] and len(cells[3]["outputs"]) == 1
+    assert " at 0x" not in cells[4]["outputs"][0]["data"]["text/plain"][0]
+    assert all(c["execution_count"] is None and c["metadata"] == {} for c in cells)
+
+
+def test_runner_repeats_itself(full):
+    before = full.read_text()
+    assert run(full).returncode == 0 and full.read_text() == before
+
+
+def test_runner_keeps_a_notebook_that_fails(tmp_path):
+    path = tmp_path / "00_a.ipynb"
+    path.write_text(json.dumps(notebook("1/0", "print(1)")))
+    before, result = path.read_text(), run(path)
+    assert result.returncode == 1 and "ZeroDivisionError" in result.stderr and "00_a.ipynb" in result.stderr
+    assert path.read_text() == before
+
+
+def test_runner_wants_one_notebook():
+    result = run("no_such_notebook")
+    assert result.returncode == 1 and "should name one notebook" in result.stderr
+
+
+def test_tidy():
+    assert tidy(["0%\r50%\r100%\n", "done"]) == ["100%\n", "done"]
+    assert tidy([f"File {ROOT}/nbs/x\r\n"]) == ["File nbs/x\n"]
+
+
+def test_smaller_keeps_the_picture():
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 9, 4), dtype=np.uint8)
+    pixels[..., 3] = 255
+    png = BytesIO()
+    Image.fromarray(pixels).save(png, format="PNG")
+    back = Image.open(BytesIO(base64.b64decode(smaller(base64.b64encode(png.getvalue()).decode()))))
+    assert back.mode == "RGB" and (np.array(back) == pixels[..., :3]).all()
+
+
+def test_readme():
+    md = [{"cell_type": "markdown", "source": s} for s in ("# T\n\n> One.", "[a](10_x.ipynb) [b](https://h/x) ![c](images/c.png) [d](#e)")]
+    shown = {**code(0, "#| echo: true\nprint(1)"), "outputs": [{"output_type": "stream", "name": "stdout", "text": ["1\n", "2\n"]}]}
+    text = readme({"cells": [md[0], code(1, "#| hide\nsecret"), md[1], code(2, "import a"), shown]})
+    assert "secret" not in text and "#|" not in text
+    assert "[a](nbs/10_x.ipynb) [b](https://h/x) ![c](nbs/images/c.png) [d](#e)" in text
+    assert text.endswith("```python\nimport a\nprint(1)\n```\n\n    1\n    2\n")
+
+
+def test_sidebar(tmp_path):
+    names = ["index", "00_core", "10_litevae.a", "50_bench", "90_showdoc", "tutorials/01_mine"]
+    (tmp_path / "tutorials").mkdir()
+    for name in names: (tmp_path / f"{name}.ipynb").write_text("{}")
+    assert [section((tmp_path / f"{n}.ipynb").relative_to(tmp_path)) for n in names] == ["Start", "Shared", "LiteVAE", "Tools", "For contributors", "Tutorials"]
+    assert [line.split("- ")[-1] for line in sidebar(tmp_path).splitlines() if "ipynb" in line] == [f"{n}.ipynb" for n in names[:4] + names[5:] + names[4:5]]
