@@ -5,6 +5,11 @@ from importlib import import_module
 _names = {"litevae.model": ("LiteVAE", "LiteVAEConfig", "compute_latent_stats"),
           "litevae.klvae": ("KLVAE", "KLVAEConfig"),
           "litevae.train": ("train_litevae",),
+          "diffusion.model": ("DDIM", "DDIMConfig"),
+          "diffae.model": ("DiffAE", "DiffAEConfig"),
+          "diffae.latent": ("LatentDDIM", "LatentDDIMConfig"),
+          "diffae.manipulate": ("AttributeClassifier", "AttributeClassifierConfig"),
+          "diffae.train": ("train_diffae",),
           "train": ("Trainer", "TrainConfig"),
           "data": ("load_avatars", "load_photos", "counterfactual_pairs", "open_source")}
 _where = {name: module for module, names in _names.items() for name in names}

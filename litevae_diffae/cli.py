@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['model_names', 'commands', 'description', 'model_class', 'load_model', 'parse_overrides', 'preset_config', 'open_data',
-           'make_out', 'Demo', 'Train', 'each_image', 'np_rgb', 'Encode', 'Reconstruct', 'Evaluate', 'Bench',
-           'fold_box', 'parse', 'fail', 'main']
+           'make_out', 'Demo', 'Train', 'each_image', 'np_rgb', 'is_diffusion', 'fit', 'rebuild', 'codes_of', 'Encode',
+           'Reconstruct', 'Evaluate', 'Bench', 'Import', 'fold_box', 'parse', 'fail', 'main']
 
 # %% ../nbs/52_cli.ipynb #fea992a6
 import contextlib, io, json, sys
@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Annotated, Literal, Optional
 import tyro
 
-# %% ../nbs/52_cli.ipynb #9b3bc3fe
-model_names = ("LiteVAE", "KLVAE")
+# %% ../nbs/52_cli.ipynb #a30df4d0
+model_names = ("LiteVAE", "KLVAE", "DiffAE", "DDIM")
 
 def model_class(preset:str): # class that has this preset
     "The model class of a preset; `ValueError` lists all presets."
@@ -85,7 +85,7 @@ class Demo:
         from litevae_diffae.report import run_demo
         run_demo(out, minutes=self.minutes, seed=self.seed)
 
-# %% ../nbs/52_cli.ipynb #1691aef0
+# %% ../nbs/52_cli.ipynb #0519719a
 @dataclass(frozen=True)
 class Train:
     "Train a model on images; run again with the same --out to go on."
@@ -108,16 +108,21 @@ class Train:
     def __call__(self):
         cls = model_class(self.model)
         from litevae_diffae.core import check_positive, seed_everything
+        from litevae_diffae.diffae.train import diffae_recipe, train_diffae
         from litevae_diffae.litevae.train import recipe, train_litevae
         names = ("batch_size", "steps", "images", "minutes", "lr", "seed", "precision", "n_workers", "save_every", "grid_every")
         given = {k: v for k in names if (v := getattr(self, k)) is not None}
         check_positive(**{k: v for k in ("size", "batch_size", "lr") if (v := getattr(self, k)) is not None})
-        r, config = recipe(self.model), preset_config(cls, self.model, parse_overrides(self.set))
-        config_train = r.config.with_changes(**given)
+        overrides, r = parse_overrides(self.set), recipe(self.model)
+        if diffusion := cls.__name__ in ("DiffAE", "DDIM"): overrides = {**({"image_size": self.size} if self.size else {}), **overrides}
+        config = preset_config(cls, self.model, overrides)
+        config_train = (diffae_recipe(self.model) if diffusion else r.config).with_changes(**given)
         source, out = open_data(self.data), make_out(self.out)
+        data = self.data if self.data in ("photos", "avatars") else source
         seed_everything(self.seed)
         model = config if cls.__name__ == "LiteVAE" else cls(config)
-        train_litevae(model, self.data if self.data in ("photos", "avatars") else source, out, config_train, r.weights, self.size or r.size, r.scale)
+        if diffusion: train_diffae(model, data, out, config_train)
+        else: train_litevae(model, data, out, config_train, r.weights, self.size or r.size, r.scale)
         print(f"model: {out/'model'}")
 
 # %% ../nbs/52_cli.ipynb #a6e06460
@@ -140,10 +145,34 @@ def np_rgb(image):
     import numpy as np
     return np.array(image.convert("RGB"))
 
-# %% ../nbs/52_cli.ipynb #27368b8b
+# %% ../nbs/52_cli.ipynb #f83edf88
+def is_diffusion(model)->bool: return hasattr(model.config, "image_size")
+
+def fit(model, x): # (1, C, H, W) -> the same on the model's device; a diffusion model's own size
+    "Middle square at the size of a diffusion model; unchanged for a VAE."
+    if is_diffusion(model):
+        from litevae_diffae.data import ArraySource, Crops
+        from litevae_diffae.viz import to_uint8
+        x = Crops(ArraySource(list(to_uint8(x))), model.config.image_size, train=False).get(0)[None]
+    return x.to(model.device)
+
+def rebuild(model, x): # (1, C, H, W) -> the same
+    "Encode and decode."
+    if not is_diffusion(model): return model(x).sample
+    return model.reconstruct(x) if hasattr(model, "reconstruct") else model.decode(model.invert(x))
+
+def codes_of(model, x, normalize): # name -> tensor
+    "What `encode` writes: mean and logvar of a VAE, z_sem and x_T of a Diff-AE, x_T of a DDIM."
+    if is_diffusion(model):
+        z = {"z_sem": model.encode(x)} if hasattr(model, "encode") else {}
+        return {**z, "x_T": model.invert(x, *z.values())}
+    posterior = model.encode(x).latent_dist
+    return {"mean": model.normalize_latents(posterior.mean) if normalize else posterior.mean, "logvar": posterior.logvar}
+
+# %% ../nbs/52_cli.ipynb #244422c8
 @dataclass(frozen=True)
 class Encode:
-    "Encode images to latents: one safetensors file (mean, logvar) per image."
+    "Encode images: one safetensors file per image (VAE: mean, logvar; Diff-AE: z_sem, x_T)."
     data: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")] # image file, image folder or data set
     model: str # shipped name, folder or Hub id
     out: str # folder for the latents
@@ -154,14 +183,13 @@ class Encode:
         from safetensors.torch import save_file
         model, out, n = load_model(self.model), make_out(self.out), 0
         for name,x in each_image(self.data):
-            with torch.no_grad(): posterior = model.encode(x.to(model.device)).latent_dist
-            mean = model.normalize_latents(posterior.mean) if self.normalize else posterior.mean
             (path := out/f"{name}.safetensors").parent.mkdir(parents=True, exist_ok=True)
-            save_file({"mean": mean.cpu().contiguous(), "logvar": posterior.logvar.cpu().contiguous()}, path, metadata={"size": f"{x.shape[-2]}x{x.shape[-1]}"})
+            with torch.no_grad(): codes = codes_of(model, fit(model, x), self.normalize)
+            save_file({k: v.cpu().contiguous() for k,v in codes.items()}, path, metadata={"size": f"{x.shape[-2]}x{x.shape[-1]}"})
             n += 1
         print(f"{n} latents: {out}")
 
-# %% ../nbs/52_cli.ipynb #3cd697a6
+# %% ../nbs/52_cli.ipynb #9a3f6052
 @dataclass(frozen=True)
 class Reconstruct:
     "Reconstruct images and write them as PNG."
@@ -175,14 +203,15 @@ class Reconstruct:
         from litevae_diffae.viz import save_png, to_uint8
         model, out, scores = load_model(self.model), make_out(self.out), []
         for name,x in each_image(self.data):
-            with torch.no_grad(): y = model(x.to(model.device)).sample.clamp(-1, 1).cpu()
+            x = fit(model, x)
+            with torch.no_grad(): y = rebuild(model, x).clamp(-1, 1).cpu()
             (path := out/f"{name}.png").parent.mkdir(parents=True, exist_ok=True)
             save_png(path, to_uint8(y)[0])
-            scores.append(psnr(x, y).item())
+            scores.append(psnr(x.cpu(), y).item())
         if not scores: raise ValueError(f"data: no picture in {self.data} could be read")
         print(f"{len(scores)} pictures, mean PSNR {sum(scores)/len(scores):.2f} dB: {out}")
 
-# %% ../nbs/52_cli.ipynb #a72ec8d0
+# %% ../nbs/52_cli.ipynb #d8c9eae9
 @dataclass(frozen=True)
 class Evaluate:
     "Measure reconstruction: PSNR, SSIM, LPIPS, MSE, beside bicubic and block-mean baselines."
@@ -198,8 +227,8 @@ class Evaluate:
         from litevae_diffae.report import print_scores
         check_positive(max_images=self.max_images)
         model, out = load_model(self.model), make_out(self.out)
-        images = [x[0] for _,(_,x) in zip(range(self.max_images), each_image(self.data))]
-        with torch.no_grad(): result = evaluate_reconstruction(lambda x: model(x.to(model.device)).sample.cpu(), images)
+        images = [fit(model, x)[0].cpu() for _,(_,x) in zip(range(self.max_images), each_image(self.data))]
+        with torch.no_grad(): result = evaluate_reconstruction(lambda x: rebuild(model, x.to(model.device)).cpu(), images)
         (out/"metrics.json").write_text(json.dumps({"model": self.model, "data": self.data, **result}, indent=1))
         print_scores(result, self.model)
         print(f"metrics: {out/'metrics.json'}")
@@ -217,8 +246,22 @@ class Bench:
         from litevae_diffae.bench import run_bench
         run_bench(out=out, only=self.only)
 
-# %% ../nbs/52_cli.ipynb #5953f6c0
-commands = dict(demo=Demo, train=Train, encode=Encode, reconstruct=Reconstruct, evaluate=Evaluate, bench=Bench)
+# %% ../nbs/52_cli.ipynb #862ed435
+@dataclass(frozen=True)
+class Import:
+    "Convert an official Diff-AE checkpoint (last.ckpt) to safetensors."
+    checkpoint: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="CKPT")] # last.ckpt or its folder
+    preset: str # settings it was trained with, such as diffae-ffhq128
+    out: str # folder for config.json and model.safetensors
+
+    def __call__(self):
+        from litevae_diffae.diffae.official import load_diffae_checkpoint
+        model, out = load_diffae_checkpoint(self.checkpoint, self.preset), make_out(self.out)
+        model.save_pretrained(out)
+        print(f"{type(model).__name__}: {out}")
+
+# %% ../nbs/52_cli.ipynb #f138ee8a
+commands = {"demo": Demo, "train": Train, "encode": Encode, "reconstruct": Reconstruct, "evaluate": Evaluate, "bench": Bench, "import": Import}
 description = "LiteVAE and Diff-AE: train, encode, reconstruct, evaluate. --debug shows the traceback of an error."
 
 def fold_box(text:str)->str: # one line

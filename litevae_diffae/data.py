@@ -70,7 +70,10 @@ def to_tensor(image:np.ndarray, # (H, W, C) or (B, H, W, C): uint8, or float in 
     image = np.ascontiguousarray(np.moveaxis(image, -1, -3))
     return torch.from_numpy(image.astype(np.float32)/np.float32(127.5) - 1 if image.dtype == np.uint8 else image.astype(np.float32))
 
-# %% ../nbs/01_data.ipynb #e00c71ba
+# %% ../nbs/01_data.ipynb #34ab7801
+BROKEN = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) # what a damaged file makes Pillow raise
+
+# %% ../nbs/01_data.ipynb #cd941936
 class Source:
     "Images with attributes: `len(source)`, `source[i]` -> (uint8 (H, W, 3), {name: 0 or 1}); subclasses define `_read`."
     names: tuple = ()                  # attribute names
@@ -98,18 +101,18 @@ class Source:
             if i not in self._broken: self.skipped.append((self._label(i), str(error)))
             self._broken.add(i)
 
-    def report(self)->str: # e.g. "5 images; skipped 2: broken.jpg (image file is truncated), notes.txt (not an image)"
-        "One line for the user: how many images, and what was skipped."
-        return f"{len(self):,} images" + (f"; skipped {self._first_skipped()}" if self.skipped else "")
+# %% ../nbs/01_data.ipynb #6ef44686
+@patch
+def report(self:Source)->str: # e.g. "5 images; skipped 2: broken.jpg (image file is truncated), notes.txt (not an image)"
+    "One line for the user: how many images, and what was skipped."
+    return f"{len(self):,} images" + (f"; skipped {self._first_skipped()}" if self.skipped else "")
 
-    def _first_skipped(self, n=3):
-        some = ", ".join(f"{Path(label).name} ({reason})" for label,reason in self.skipped[:n])
-        return f"{len(self.skipped):,}: {some}{', ...' if len(self.skipped) > n else ''}"
+@patch
+def _first_skipped(self:Source, n=3):
+    some = ", ".join(f"{Path(label).name} ({reason})" for label,reason in self.skipped[:n])
+    return f"{len(self.skipped):,}: {some}{', ...' if len(self.skipped) > n else ''}"
 
-# %% ../nbs/01_data.ipynb #34ab7801
-BROKEN = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) # what a damaged file makes Pillow raise
-
-# %% ../nbs/01_data.ipynb #9257d5fc
+# %% ../nbs/01_data.ipynb #287e8487
 class ArraySource(Source):
     "Images in memory: uint8 (N, H, W), (N, H, W, C), float (N, C, H, W) in [-1, 1], or a list of such images."
     def __init__(self, images:np.ndarray|torch.Tensor|list, # see above
@@ -117,69 +120,32 @@ class ArraySource(Source):
                  names:Sequence=()): # A attribute names
         super().__init__()
         if len(images) == 0: raise ValueError("images: expected at least one, got none")
-        self.images = images if isinstance(images, list) else _as_images(images)
+        if _is_float(images): _as_images(images)                    # checks all of them, once
+        self.images = images
         self.attributes, self.names, self._small = attributes, tuple(names), {}
         if attributes is not None and np.shape(attributes) != (len(images), len(self.names)):
             raise ValueError(f"attributes: expected shape {(len(images), len(self.names))} (images, names), got {np.shape(attributes)}")
     def __len__(self): return len(self.images)
     def _read(self, i, min_side):
         image = self.images[i]
-        if not (isinstance(image, np.ndarray) and image.ndim == 3 and image.dtype in (np.uint8, np.float32)): image = to_array(image)
+        image = _as_images(image[None])[0] if _is_float(image) else to_array(image)
         if min_side and image.dtype == np.uint8 and min(image.shape[:2]) >= 4*min_side:
             if (i, min_side) not in self._small: self._small[i, min_side] = _shrink(image, min_side)
             image = self._small[i, min_side]
         return image, {} if self.attributes is None else dict(zip(self.names, map(int, self.attributes[i])))
 
+# %% ../nbs/01_data.ipynb #fd7cedcd
 def _shrink(image, min_side): # by a whole factor, so that the short side stays at least twice `min_side`
     k = min(image.shape[:2])//(2*min_side)
-    return image if k < 2 or image.shape[2] != 3 else np.array(Image.fromarray(image).reduce(k))
+    return image if k < 2 else np.array(Image.fromarray(image).reduce(k))
 
-def _as_images(images):
-    if isinstance(images, torch.Tensor):
-        images = images.detach().cpu()
-        images = images.float().numpy() if images.is_floating_point() else images.numpy()
-    if images.dtype.kind == "f":
-        if images.ndim != 4: raise ValueError(f"images: expected floats of shape (N, C, H, W), got {images.shape}")
-        if not (np.nanmin(images) >= -1.001 and np.nanmax(images) <= 1.001): raise ValueError(f"images: expected values in [-1, 1], got {np.nanmin(images):.3g} to {np.nanmax(images):.3g}")
-        return images.astype(np.float32, copy=False).transpose(0, 2, 3, 1)
-    if images.ndim == 4 and images.shape[1] in (1, 3) and images.shape[3] not in (1, 3, 4): images = images.transpose(0, 2, 3, 1)
-    return images
+def _is_float(x): return isinstance(x, torch.Tensor) and x.is_floating_point() or isinstance(x, np.ndarray) and x.dtype.kind == "f"
 
-# %% ../nbs/01_data.ipynb #65750f20
-class ArraySource(Source):
-    "Images in memory: uint8 (N, H, W), (N, H, W, C), float (N, C, H, W) in [-1, 1], or a list of such images."
-    def __init__(self, images:np.ndarray|torch.Tensor|list, # see above
-                 attributes:np.ndarray|None=None, # (N, A) of 0/1
-                 names:Sequence=()): # A attribute names
-        super().__init__()
-        if len(images) == 0: raise ValueError("images: expected at least one, got none")
-        self.images = images if isinstance(images, list) else _as_images(images)
-        self.attributes, self.names, self._small = attributes, tuple(names), {}
-        if attributes is not None and np.shape(attributes) != (len(images), len(self.names)):
-            raise ValueError(f"attributes: expected shape {(len(images), len(self.names))} (images, names), got {np.shape(attributes)}")
-    def __len__(self): return len(self.images)
-    def _read(self, i, min_side):
-        image = self.images[i]
-        if not (isinstance(image, np.ndarray) and image.ndim == 3 and image.dtype in (np.uint8, np.float32)): image = to_array(image)
-        if min_side and image.dtype == np.uint8 and min(image.shape[:2]) >= 4*min_side:
-            if (i, min_side) not in self._small: self._small[i, min_side] = _shrink(image, min_side)
-            image = self._small[i, min_side]
-        return image, {} if self.attributes is None else dict(zip(self.names, map(int, self.attributes[i])))
-
-def _shrink(image, min_side): # by a whole factor, so that the short side stays at least twice `min_side`
-    k = min(image.shape[:2])//(2*min_side)
-    return image if k < 2 or image.shape[2] != 3 else np.array(Image.fromarray(image).reduce(k))
-
-def _as_images(images):
-    if isinstance(images, torch.Tensor):
-        images = images.detach().cpu()
-        images = images.float().numpy() if images.is_floating_point() else images.numpy()
-    if images.dtype.kind == "f":
-        if images.ndim != 4: raise ValueError(f"images: expected floats of shape (N, C, H, W), got {images.shape}")
-        if not (np.nanmin(images) >= -1.001 and np.nanmax(images) <= 1.001): raise ValueError(f"images: expected values in [-1, 1], got {np.nanmin(images):.3g} to {np.nanmax(images):.3g}")
-        return images.astype(np.float32, copy=False).transpose(0, 2, 3, 1)
-    if images.ndim == 4 and images.shape[1] in (1, 3) and images.shape[3] not in (1, 3, 4): images = images.transpose(0, 2, 3, 1)
-    return images
+def _as_images(images): # float (N, C, H, W) in [-1, 1] -> float32 (N, H, W, C)
+    if images.ndim != 4: raise ValueError(f"images: expected floats of shape (N, C, H, W), got {tuple(images.shape)}")
+    images = torch.as_tensor(images).detach().cpu().float().numpy()
+    if not (images.min() >= -1.001 and images.max() <= 1.001): raise ValueError(f"images: expected values in [-1, 1], got {images.min():.3g} to {images.max():.3g}")
+    return images.transpose(0, 2, 3, 1)
 
 # %% ../nbs/01_data.ipynb #668fe088
 def as_source(images, # a source, an array, a tensor or a list of images
@@ -366,7 +332,7 @@ def counterfactual_pairs(attribute:str, # one of `AVATAR_NAMES`
     both = [[render_avatar(o, size) for o in pair] for pair in islice(pairs, n)]
     return tuple(np.stack(side) for side in zip(*both))
 
-# %% ../nbs/01_data.ipynb #929d5da1
+# %% ../nbs/01_data.ipynb #dbca051f
 class Crops:
     """Square crops of a source. Training: a random square whose side is a random fraction of the short side, flipped half of the time.
     Evaluation: the short side is brought to `size`, the centre kept. A crop is never smaller than `size` unless the image itself is:
@@ -392,18 +358,21 @@ class Crops:
         "A crop of image `i`."
         return to_tensor(self.item(i, rng)[0])
 
-    def item(self, i, rng=None): # -> (size, size, C) array, dict of attributes
-        if self.train and rng is None: raise ValueError("rng: expected a NumPy generator for random crops, got None")
-        image, attributes = self.source.load(i, self.min_side)
-        image = _resize(image, self._box(image.shape[:2], rng), self.size)
-        if self.train and self.flip and rng.random() < 0.5: image = image[:, ::-1]
-        return _channels(image, self.in_channels), attributes
+# %% ../nbs/01_data.ipynb #2635df44
+@patch
+def item(self:Crops, i, rng=None): # -> (size, size, C) array, dict of attributes
+    if self.train and rng is None: raise ValueError("rng: expected a NumPy generator for random crops, got None")
+    image, attributes = self.source.load(i, self.min_side)
+    image = _resize(image, self._box(image.shape[:2], rng), self.size)
+    if self.train and self.flip and rng.random() < 0.5: image = image[:, ::-1]
+    return _channels(image, self.in_channels), attributes
 
-    def _box(self, shape, rng):
-        short = min(shape)
-        if not self.train: return (shape[0]-short)//2, (shape[1]-short)//2, short
-        side = min(short, max(self.size, round(short*rng.uniform(*self.scale))))
-        return *(int(rng.integers(n-side+1)) for n in shape), side
+@patch
+def _box(self:Crops, shape, rng): # -> top, left, side
+    short = min(shape)
+    if not self.train: return (shape[0]-short)//2, (shape[1]-short)//2, short
+    side = min(short, max(self.size, round(short*rng.uniform(*self.scale))))
+    return *(int(rng.integers(n-side+1)) for n in shape), side
 
 # %% ../nbs/01_data.ipynb #359a9d75
 def _resize(image, box, size): # antialiased bilinear, as the official Diff-AE loads its images

@@ -12,7 +12,7 @@ from ..core import check_positive
 from ..layers import ResBlock
 from .wavelets import dwt2
 
-# %% ../../nbs/11_litevae.encoder.ipynb #f5f968f6
+# %% ../../nbs/11_litevae.encoder.ipynb #28c5d214
 class FeatureUNet(nn.Module):
     "A U-Net in width only: all features have the resolution of the input (LiteVAE, Appendix G)."
     def __init__(self,
@@ -39,7 +39,9 @@ class FeatureUNet(nn.Module):
         x, skips = self.conv_in(x), []
         for block in self.down: skips.append(x := block(x))
         x = self.mid(x)
-        for block in self.up: x = block(torch.cat([x, skips.pop()], 1))
+        for block in self.up:
+            x = torch.cat([x, skips.pop()], 1) # in a line of its own: both parts are freed before the block runs
+            x = block(x)
         return self.conv_out(x)
 
 # %% ../../nbs/11_litevae.encoder.ipynb #582388f7
