@@ -2,7 +2,7 @@
 __version__ = "0.1.0"
 from importlib import import_module
 
-_names = {"litevae.model": ("LiteVAE", "LiteVAEConfig", "compute_latent_stats"),
+_names = {"litevae.model": ("LiteVAE", "LiteVAEConfig", "compute_latent_stats", "Autoencoder", "DiagonalGaussian"),
           "litevae.klvae": ("KLVAE", "KLVAEConfig"),
           "litevae.train": ("train_litevae",),
           "diffusion.model": ("DDIM", "DDIMConfig"),
@@ -11,6 +11,7 @@ _names = {"litevae.model": ("LiteVAE", "LiteVAEConfig", "compute_latent_stats"),
           "diffae.manipulate": ("AttributeClassifier", "AttributeClassifierConfig"),
           "diffae.train": ("train_diffae",),
           "train": ("Trainer", "TrainConfig"),
+          "interop": ("to_diffusers", "load_diffae_checkpoint", "load_diffae_state_dict"),
           "data": ("load_avatars", "load_photos", "counterfactual_pairs", "open_source")}
 _where = {name: module for module, names in _names.items() for name in names}
 __all__ = sorted(_where)
