@@ -221,13 +221,13 @@ PARTS = dict( # what each part may look like, with DiceBear's names; repeated = 
     clothes_color="#262e33 #25557c #3c4f5c #5199e4 #65c9ff #929598 #a7ffc4 #e6e6e6 #ff5c5c #ffffb1".split(),
     background="#b6e3f4 #c0aede #d1d4f9 #ffd5dc #a8d5c2 #9fb8e8".split())
 
-# %% ../nbs/01_data.ipynb #1b0550cf
+# %% ../nbs/01_data.ipynb #22270c60
 COLORS = dict( # part: (colours, what they must stand out from, by how much in RGB)
     beard_color=("#2c1b18 #4a312c #724133 #a55728 #b58143 #d6b370 #e8e1e1", ("dark", "light"), 70),
     frame_color=("#262e33 #25557c #5199e4 #e6e6e6 #ff5c5c", ("dark", "light"), 75),
     hat_color=("#25557c #5199e4 #65c9ff #a7ffc4 #ff488e #ff5c5c #ffafb9", ("dark", "light", "background"), 70),
     hair=("#2c1b18 #4a312c #724133 #a55728 #c93305", ("dark", "light"), 40),
-    blond=("#d6b370 #d6b370 #ecdcbf", ("dark", "light"), 30))
+    blond=("#d6b370 #d6b370 #ecdcbf", ("dark", "light"), 40))
 
 def _contrast(a, b): return sum((x-y)**2 for x,y in zip(bytes.fromhex(a[1:]), bytes.fromhex(b[1:])))**0.5
 

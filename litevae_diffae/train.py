@@ -7,7 +7,7 @@ __all__ = ['TrainConfig', 'check_train_config', 'cpu_has_bf16', 'pick_precision'
            'atomic_folder', 'newest_checkpoint', 'rng_state', 'set_rng_state', 'Task', 'TrainingStopped', 'Trainer',
            'blame_module']
 
-# %% ../nbs/05_train.ipynb #560e9320
+# %% ../nbs/05_train.ipynb #072baf05
 import copy, json, math, os, random, shutil, time
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -21,7 +21,7 @@ from fastcore.basics import patch
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.utils._pytree import tree_leaves
-from tqdm.auto import tqdm
+from tqdm import tqdm
 from .core import check_positive, default_device, load_strict, make_config, n_params, seed_everything
 from .viz import save_png
 
@@ -82,7 +82,7 @@ def cpu_has_bf16()->bool: # AVX512-BF16 or AMX
     checks = [getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")]
     return any(check() for check in checks if check)
 
-# %% ../nbs/05_train.ipynb #c5653799
+# %% ../nbs/05_train.ipynb #71f1f452
 def pick_precision(precision:str="auto", # "auto", "fp32", "bf16" or "fp16"
                    device:torch.device|None=None, # `default_device()` if None
                   )->str: # "fp32", "bf16" or "fp16"
@@ -90,7 +90,7 @@ def pick_precision(precision:str="auto", # "auto", "fp32", "bf16" or "fp16"
     kind = torch.device(device or default_device()).type
     if precision == "fp16" and kind != "cuda": raise ValueError(f"precision: fp16 needs a CUDA GPU, got device {kind!r}; use bf16, fp32 or auto")
     if precision != "auto": return precision
-    if kind == "cuda": return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    if kind == "cuda": return "bf16" if torch.version.hip or torch.cuda.get_device_capability()[0] >= 8 else "fp16"   # Ampere and later
     return "bf16" if kind == "cpu" and cpu_has_bf16() else "fp32"
 
 # %% ../nbs/05_train.ipynb #f43aa940
@@ -315,7 +315,7 @@ def _explain(self:Trainer, error, batch, rng):
     left = newest_checkpoint(self.out) if self.out else None
     return TrainingStopped(f"{error}{where}; " + (f"the last good checkpoint is {left}" if left else "no checkpoint was written yet"))
 
-# %% ../nbs/05_train.ipynb #925b3bd6
+# %% ../nbs/05_train.ipynb #90154c60
 @patch
 def fit(self:Trainer, resume:bool=True, # continue from the newest checkpoint in `out`, if there is one; False: begin anew and delete it
        )->Trainer:
@@ -323,17 +323,24 @@ def fit(self:Trainer, resume:bool=True, # continue from the newest checkpoint in
     self._begin(resume); self._announce()
     c, self.t, self.t_log = self.config, time.perf_counter(), (self.seconds, self.images)
     batches = self.data(batch_size=c.batch_size*self.acc.num_processes, seed=c.seed, start=self.step*c.grad_accum, n_workers=c.n_workers)
-    with tqdm(total=self.n_steps, initial=self.step, disable=not self._shows(), unit="step", dynamic_ncols=True) as bar:
-        while self.n_steps is None or self.step < self.n_steps:
-            self._set_lr()
-            for _ in range(c.grad_accum): self._micro_step(next(batches))
-            self.step += 1
-            for k,ema in self.ema.items(): ema.update(self.task.nets[k])
-            self._clock(bar); self._report(bar)
+    try:
+        with tqdm(total=self.n_steps, initial=self.step, disable=not self._shows(), unit="step", dynamic_ncols=True) as bar:
+            while self.n_steps is None or self.step < self.n_steps:
+                self._set_lr()
+                for _ in range(c.grad_accum): self._micro_step(next(batches))
+                self.step += 1
+                for k,ema in self.ema.items(): ema.update(self.task.nets[k])
+                self._clock(bar); self._report(bar)
+        return self
+    finally: self._end(batches)
+
+# %% ../nbs/05_train.ipynb #440cdbc9
+@patch
+def _end(self:Trainer, batches):
+    "Stop the loader, take the wrapping off the networks, close the tracker."
     if hasattr(batches, "close"): batches.close()
-    for net in self.task.nets.values(): net.__dict__.pop("forward", None); net.__dict__.pop("_original_forward", None); net.eval()   # unwrap
-    if c.log_with: self.acc.end_training()
-    return self
+    for net in self.task.nets.values(): net.__dict__.pop("forward", None); net.__dict__.pop("_original_forward", None); net.eval()
+    if self.config.log_with: self.acc.end_training()
 
 # %% ../nbs/05_train.ipynb #e69651b1
 @patch

@@ -5,8 +5,7 @@
 # %% auto #0
 __all__ = ['EncoderBlock', 'SemanticEncoder']
 
-# %% ../../nbs/30_diffae.encoder.ipynb #a885b10a
-import torch
+# %% ../../nbs/30_diffae.encoder.ipynb #7c9ead59
 from torch import Tensor, nn
 from ..diffusion.unet import AttentionBlock, Down, haar_stem, norm, resample
 

@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['invert_official', 'invert_mirror', 'invert']
 
-# %% ../../nbs/23_diffusion.inversion.ipynb #93d88621
-from typing import Callable, NamedTuple
+# %% ../../nbs/23_diffusion.inversion.ipynb #ea527fe7
+from typing import Callable
 import torch
 from torch import Tensor
-from .ddim import ddim_decode, ddim_step
+from .ddim import ddim_step
 from .schedule import Schedule, ddim_timesteps
 
 # %% ../../nbs/23_diffusion.inversion.ipynb #0d66335f

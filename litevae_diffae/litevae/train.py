@@ -6,14 +6,15 @@
 __all__ = ['RECIPES', 'orthogonal_centre', 'linear_start', 'Reconstruct', 'LiteVAETask', 'Recipe', 'recipe', 'Part', 'hold_out',
            'build', 'train_litevae', 'shown_pictures', 'finish']
 
-# %% ../../nbs/18_litevae.train.ipynb #27ae89b3
+# %% ../../nbs/18_litevae.train.ipynb #5d7e798a
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 import torch
 from torch import Tensor, nn
-from ..core import check_positive, n_params, seed_everything
+from ..core import check_positive, read_config, seed_everything
 from ..data import Batch, Crops, Source, batches, open_source
+from .klvae import KLVAE, KLVAEConfig
 from .losses import LossWeights, reconstruction_loss
 from .model import LiteVAE, LiteVAEConfig, compute_latent_stats
 from ..train import Task, TrainConfig, Trainer
@@ -89,7 +90,7 @@ class LiteVAETask(Task):
         vae = self.run.best("model").vae
         return dict(held_out=image_grid(torch.cat([self.shown, vae(self.shown.to(vae.device)).sample.float().cpu().clamp(-1, 1)]), n_cols=len(self.shown)))
 
-# %% ../../nbs/18_litevae.train.ipynb #54933d25
+# %% ../../nbs/18_litevae.train.ipynb #0d17821a
 @dataclass(frozen=True)
 class Recipe:
     "The settings that a model is trained with."
@@ -100,7 +101,7 @@ class Recipe:
 
 RECIPES = {
     "paper": Recipe(TrainConfig(steps=100_000, batch_size=16, lr=1e-4, betas=(0.5, 0.9), n_workers=4, log_every=50, grid_every=1000, save_every=1000)),
-    "litevae-tiny": Recipe(TrainConfig(minutes=4., batch_size=8, lr=2e-3, betas=(0.9, 0.99), warmup=20, schedule="cosine", ema=0.99, n_workers=1, log_every=10, grid_every=100, save_every=500),
+    "litevae-tiny": Recipe(TrainConfig(minutes=4., batch_size=8, lr=2e-3, betas=(0.9, 0.99), warmup=20, schedule="cosine", ema=0.99, log_every=10, grid_every=100, save_every=500),
                            LossWeights(l1=1., lpips=0.1, wavelet=0., gaussian=0., kl=1e-6), size=64, scale=(0.08, 0.5))}
 
 # %% ../../nbs/18_litevae.train.ipynb #f2606cfe
@@ -131,16 +132,19 @@ def hold_out(data, # what `open_source` takes
     test = {round(i) for i in torch.linspace(0, len(source) - 1, n).tolist()} if n > 1 else {len(source) - 1}
     return Part(source, [i for i in range(len(source)) if i not in test]), Part(source, sorted(test))
 
-# %% ../../nbs/18_litevae.train.ipynb #5ee66775
+# %% ../../nbs/18_litevae.train.ipynb #452b7e61
 def build(model:str|LiteVAEConfig|LiteVAE, # a preset's name, a configuration, a folder of a saved model, or a model
           seed:int=0, # of the random weights
          )->LiteVAE:
     "A model to train; a new one that is zero-initialised gets a `linear_start`."
     if isinstance(model, nn.Module): return model
-    if isinstance(model, str) and Path(model).is_dir(): return LiteVAE.from_pretrained(model)
+    if (Path(str(model))/"config.json").is_file(): return (KLVAE if read_config(model)[0] == "KLVAE" else LiteVAE).from_pretrained(model)
     seed_everything(seed)
-    vae = LiteVAE(model) if isinstance(model, LiteVAEConfig) else LiteVAE.from_preset(model)
-    return linear_start(vae) if vae.config.zero_init else vae
+    if isinstance(model, (LiteVAEConfig, KLVAEConfig)): vae = (LiteVAE if isinstance(model, LiteVAEConfig) else KLVAE)(model)
+    elif model in KLVAE.presets: vae = KLVAE.from_preset(model)
+    elif model in LiteVAE.presets: vae = LiteVAE.from_preset(model)
+    else: raise ValueError(f"model: must be a folder or one of {', '.join([*LiteVAE.presets, *KLVAE.presets])}, got {model!r}")
+    return linear_start(vae) if getattr(vae.config, "zero_init", False) else vae
 
 # %% ../../nbs/18_litevae.train.ipynb #23fdcf30
 def train_litevae(model:str|LiteVAEConfig|LiteVAE="litevae-b", # a preset's name, a configuration, a folder, or a model

@@ -1,0 +1,15 @@
+"What the chapter on timing leaves to slower tests: diffusers as a rival, and processes that fail."
+import pytest
+from litevae_diffae import bench
+
+
+def test_diffusers_encoder_is_the_baseline():
+    "Same parameters and multiplications, so that its times can be compared."
+    ours, theirs = (bench.build_encoder(name, "meta") for name in (bench.baseline, "diffusers"))
+    assert bench.n_params(ours) == bench.n_params(theirs) == 34_163_592
+    assert bench.count_macs(ours, 64) == bench.count_macs(theirs, 64)
+    assert bench.build_encoder("diffusers").conv_in.weight.std() > 0
+
+
+def test_error_in_a_fresh_process_is_told():
+    with pytest.raises(RuntimeError, match="in_fresh_process: .*no-such-preset"): bench.in_fresh_process("memory_growth('no-such-preset', 1, 64)")
