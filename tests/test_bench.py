@@ -11,5 +11,16 @@ def test_diffusers_encoder_is_the_baseline():
     assert bench.build_encoder("diffusers").conv_in.weight.std() > 0
 
 
+def test_memory(monkeypatch, tmp_path):
+    "Each encoder in a process of its own; the small one takes less."
+    monkeypatch.setenv("IN_TEST", "1")
+    results = bench.run_bench(tmp_path/"bench.json", only="memory")
+    found = results["parts"]["memory"]["bfloat16"]
+    assert set(found["megabytes"]) == set(bench.encoder_names())
+    for row in found["megabytes"].values(): assert 0 < row["weights"] <= row["total"]
+    assert found["fraction"][bench.smallest] < 0.5
+    assert results["table"][0]["peak_mb_bfloat16"] == found["megabytes"][bench.smallest]["total"]
+
+
 def test_error_in_a_fresh_process_is_told():
     with pytest.raises(RuntimeError, match="in_fresh_process: .*no-such-preset"): bench.in_fresh_process("memory_growth('no-such-preset', 1, 64)")

@@ -146,7 +146,7 @@ def build(model:str|LiteVAEConfig|LiteVAE, # a preset's name, a configuration, a
     else: raise ValueError(f"model: must be a folder or one of {', '.join([*LiteVAE.presets, *KLVAE.presets])}, got {model!r}")
     return linear_start(vae) if getattr(vae.config, "zero_init", False) else vae
 
-# %% ../../nbs/18_litevae.train.ipynb #23fdcf30
+# %% ../../nbs/18_litevae.train.ipynb #e8d477a7
 def train_litevae(model:str|LiteVAEConfig|LiteVAE="litevae-b", # a preset's name, a configuration, a folder, or a model
                   data="photos", # anything that `open_source` takes: a folder, "avatars", "hf:ID", a tensor ...
                   out:str|Path|None=None, # folder of the run; None: nothing is written
@@ -158,6 +158,7 @@ def train_litevae(model:str|LiteVAEConfig|LiteVAE="litevae-b", # a preset's name
                   resume:bool=True, # continue the run in `out`, if there is one
                   device:str|None=None, # "cpu" keeps off the GPU
                   progress:bool=True, # show a bar
+                  stats_images:int=512, # crops that the statistics of the latents are measured on
                   **changes, # fields of `TrainConfig` to change, e.g. `minutes=10`, `lr=2e-4`
                  )->LiteVAE: # the averaged model, in eval mode, with latent statistics
     "Train a LiteVAE on pictures."
@@ -171,7 +172,7 @@ def train_litevae(model:str|LiteVAEConfig|LiteVAE="litevae-b", # a preset's name
     notes = dict(size=size, scale=scale, n_images=len(source))
     task = LiteVAETask(vae, weights, shown_pictures(test, size, vae.config.in_channels), freeze_encoder, notes=notes)
     run = Trainer(task, partial(batches, crops), config, out, device, progress).fit(resume)
-    return finish(run, crops, out)
+    return finish(run, crops, out, stats_images)
 
 # %% ../../nbs/18_litevae.train.ipynb #3b8f2673
 def shown_pictures(test:Source|None, # held-out pictures
