@@ -2,8 +2,10 @@
 import ast
 import json
 import re
+import resource
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -26,12 +28,22 @@ def load(nb): return json.loads((ROOT / "nbs" / nb).read_text(encoding="utf-8"))
 def directives(source): return re.findall(r"^#\| *([\w-]+)", source, flags=re.M)
 
 
+def child_seconds():
+    "Processor time of all finished subprocesses: unlike the clock, it hardly depends on what else the machine does."
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 @pytest.mark.parametrize("nb", NBS, ids=str)
 def test_runs(nb):
     cmd = [Path(sys.executable).with_name("nbdev_test"), "--path", f"nbs/{nb}", "--n_workers", "0", "--do_print"]
-    result = subprocess.run(cmd, cwd=ROOT, capture_output=True, text=True, timeout=120)
-    assert result.returncode == 0 and "Success." in result.stdout, result.stdout + result.stderr
+    before = child_seconds()
+    result = subprocess.run(cmd, cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT)
+    if result.returncode or "Success." not in result.stdout: pytest.fail(result.stdout + result.stderr, pytrace=False)
     assert re.findall(r"Completed (\S+)", result.stdout) == [str(ROOT / "nbs" / nb)]      # this notebook and no other
+    seconds, limit = child_seconds() - before, LONG if nb.name in LONG_ONES else SHORT
+    if seconds > limit: warnings.warn(f"{nb} took {seconds:.0f} s of one processor, {limit} s expected")
+    assert seconds < 2 * limit
 
 
 def statements(source):
