@@ -406,7 +406,7 @@ def _log(self:Trainer, bar):
         self.out.mkdir(parents=True, exist_ok=True)
         with open(self.out/"log.jsonl", "a") as f: f.write(json.dumps(row) + "\n"); f.flush(); self.log_bytes = f.tell()
 
-# %% ../nbs/05_train.ipynb #6b5ed785
+# %% ../nbs/05_train.ipynb #37517950
 @patch
 def _shows(self:Trainer): return self.progress and self.acc.is_main_process
 
@@ -418,7 +418,7 @@ def _announce(self:Trainer):
     sizes = ", ".join(f"{k} {n_params(net):,} parameters" for k,net in self.task.nets.items())
     length = f"{self.n_steps:,} steps" if self.n_steps else f"{c.minutes:g} minutes"
     print(f"{sizes} | {self.acc.device}, {self.precision} | batch {c.batch_size} x {n} processes x {c.grad_accum} accumulated = {self.images_per_step} images a step"
-          f" | lr {c.lr:g} | {'continues at step ' + str(self.step) + ' of' if self.step else ''} {length}")
+          f" | lr {c.lr:g} | {f'continues at step {self.step} of ' if self.step else ''}{length}")
 
 # %% ../nbs/05_train.ipynb #7ce85469
 @patch
