@@ -21,9 +21,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-# %% ../nbs/50_bench.ipynb #699a22a6
+# %% ../nbs/50_bench.ipynb #2bf2adb7
 from .core import in_test, n_params
-from .layers import GroupNormSiLU, to_channels_last
+from .layers import Attention, Downsample, GroupNormSiLU, ResBlock, to_channels_last
 
 # %% ../nbs/50_bench.ipynb #961d7649
 def in_turns(functions:dict[str, Callable], # name -> function without arguments
@@ -228,7 +228,7 @@ def peak_rss()->int: # bytes
     import resource # not on Windows
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss*(1 if sys.platform == "darwin" else 1024)
 
-# %% ../nbs/50_bench.ipynb #980a083a
+# %% ../nbs/50_bench.ipynb #84895087
 def memory_growth(name:str, # of `build_encoder`
                   batch:int, # pictures
                   size:int, # pixels
@@ -237,7 +237,8 @@ def memory_growth(name:str, # of `build_encoder`
     "Run in a fresh process: growth of the peak by the weights, and by weights and encoding together."
     dt = getattr(torch, dtype)
     with torch.inference_mode():
-        to_channels_last(nn.Conv2d(3, 16, 3)).to(dt)(torch.zeros(1, 3, 64, 64, dtype=dt))   # libraries load before we look
+        warm = to_channels_last(nn.Sequential(ResBlock(3, 32), Downsample(32), Attention(32))).to(dt)
+        for m in (warm, to_channels_last(build_encoder("litevae-tiny").to(dt))): m(torch.zeros(1, 3, 64, 64, dtype=dt))
         x = (torch.rand(batch, 3, size, size)*2 - 1).to(dt).contiguous(memory_format=torch.channels_last)
         build_encoder(name, "meta")
         start = peak_rss()

@@ -442,8 +442,8 @@ def preset_table()->dict: # name -> LiteVAEConfig
         "litevae-m": replace(B, extractor_channels=64, extractor_mult=(1, 2, 4)),
         "litevae-l": L,
         "litevae-tiny": LiteVAEConfig(
-            z_channels=12, extractor_channels=16, extractor_mult=(1, 2), aggregator_channels=32, aggregator_mult=(1, 2), n_res_blocks=1,
-            decoder_channels=32, decoder_mult=(1, 2, 2, 4), decoder_res_blocks=1, decoder_attention=False, decoder_final_norm=False,
+            z_channels=12, extractor_channels=8, extractor_mult=(1,), aggregator_channels=32, aggregator_mult=(1,), n_res_blocks=1,
+            decoder="smc", decoder_channels=16, decoder_mult=(1, 1, 2, 4), decoder_res_blocks=1, decoder_attention=False, decoder_final_norm=False,
             output="wavelet", zero_init=True)}
 
 # %% ../../nbs/16_litevae.model.ipynb #587d12ee
