@@ -132,13 +132,13 @@ def hold_out(data, # what `open_source` takes
     test = {round(i) for i in torch.linspace(0, len(source) - 1, n).tolist()} if n > 1 else {len(source) - 1}
     return Part(source, [i for i in range(len(source)) if i not in test]), Part(source, sorted(test))
 
-# %% ../../nbs/18_litevae.train.ipynb #452b7e61
+# %% ../../nbs/18_litevae.train.ipynb #cde49b7d
 def build(model:str|LiteVAEConfig|LiteVAE, # a preset's name, a configuration, a folder of a saved model, or a model
           seed:int=0, # of the random weights
          )->LiteVAE:
     "A model to train; a new one that is zero-initialised gets a `linear_start`."
     if isinstance(model, nn.Module): return model
-    if (Path(str(model))/"config.json").is_file(): return (KLVAE if read_config(model)[0] == "KLVAE" else LiteVAE).from_pretrained(model)
+    if isinstance(model, (str, Path)) and (Path(model)/"config.json").is_file(): return (KLVAE if read_config(model)[0] == "KLVAE" else LiteVAE).from_pretrained(model)
     seed_everything(seed)
     if isinstance(model, (LiteVAEConfig, KLVAEConfig)): vae = (LiteVAE if isinstance(model, LiteVAEConfig) else KLVAE)(model)
     elif model in KLVAE.presets: vae = KLVAE.from_preset(model)
