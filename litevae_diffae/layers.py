@@ -239,7 +239,7 @@ class _GroupNormSiLU(Function):
 
 # %% ../nbs/03_layers.ipynb #27ffe7e1
 def _fast(x):
-    "Is this a case that `_forward` and `_backward` are written for?"
+    "Is this a case that _forward and _backward are written for?"
     return x.device.type == "cpu" and is_channels_last(x) and x.numel() > 0
 
 def _recompute(ctx, dy, inputs, needs):
@@ -269,7 +269,7 @@ def group_norm_silu(x:Tensor, # (B, C, ...) channels-last or contiguous, any flo
     if not torch.is_grad_enabled(): return _forward(*args)[0] if _fast(x) else group_norm_silu_plain(*args)
     return _GroupNormSiLU.apply(x, weight, bias, scale, shift, n_groups, eps, act)[0]
 
-# %% ../nbs/03_layers.ipynb #c8d2a273
+# %% ../nbs/03_layers.ipynb #d0b114e1
 class GroupNormSiLU(nn.Module):
     "GroupNorm with a learned `weight` and `bias`, an optional modulation, and SiLU."
     def __init__(self,
@@ -280,7 +280,10 @@ class GroupNormSiLU(nn.Module):
                 ):
         super().__init__()
         self.channels,self.n_groups,self.eps,self.act = channels, n_groups or _default_groups(channels), eps, act
-        self.weight,self.bias = nn.Parameter(torch.ones(channels)), nn.Parameter(torch.zeros(channels))
+        self.weight,self.bias = nn.Parameter(torch.empty(channels)), nn.Parameter(torch.empty(channels))
+        self.reset_parameters()
+
+    def reset_parameters(self): nn.init.ones_(self.weight); nn.init.zeros_(self.bias)
 
     def forward(self,
                 x:Tensor, # (B, C, ...)

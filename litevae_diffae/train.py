@@ -10,7 +10,7 @@ __all__ = ['TrainConfig', 'check_train_config', 'cpu_has_bf16', 'pick_precision'
 # %% ../nbs/05_train.ipynb #072baf05
 import copy, json, math, os, random, shutil, time
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 import numpy as np
 import torch
@@ -233,7 +233,7 @@ class Trainer:
 # %% ../nbs/05_train.ipynb #26ade125
 @patch
 def _begin(self:Trainer, resume):
-    c, main = self.config, int(os.environ.get("RANK", 0)) == 0
+    c = self.config
     AcceleratorState._reset_state(reset_partial_state=True); GradientState._reset_state()     # runs of one process don't share settings
     self.precision = pick_precision(c.precision, "cpu" if self.cpu else default_device())
     self.acc = Accelerator(mixed_precision={"fp32": "no"}.get(self.precision, self.precision), gradient_accumulation_steps=c.grad_accum,

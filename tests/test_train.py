@@ -4,47 +4,16 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
-import torch.nn.functional as F
-from litevae_diffae.train import EMA, Task, TrainConfig, Trainer, TrainingStopped, ema_decay, newest_checkpoint, read_log
+from toy_run import Toy, data, weights
+from litevae_diffae.train import EMA, TrainConfig, Trainer, TrainingStopped, ema_decay, newest_checkpoint, read_log
 
-# The same few lines for this process and for the ones that the tests start.
-TOY = '''
-import os, random, signal, sys
+# The toy's lines stand before those of the scripts too, which are processes of their own.
+TOY = Path(__file__).with_name("toy_run.py").read_text() + """
+import os, signal, sys
 from pathlib import Path
-import numpy as np
-import torch
-from torch import nn
-import torch.nn.functional as F
 import litevae_diffae.train as train
-from litevae_diffae.train import Task, TrainConfig, Trainer, newest_checkpoint
-
-class Net(nn.Module):
-    def __init__(self, dropout=0.):
-        super().__init__()
-        self.conv1, self.norm, self.conv2, self.dropout = nn.Conv2d(3, 8, 3, padding=1), nn.GroupNorm(2, 8), nn.Conv2d(8, 3, 3, padding=1), nn.Dropout(dropout)
-    def forward(self, x): return self.conv2(self.dropout(F.silu(self.norm(self.conv1(x)))))
-
-class Toy(Task):
-    "Two optimizers, as a GAN has, and noise from all three random generators."
-    averaged = ("model", "head")
-    def __init__(self, seed=0, noise=1., dropout=.3):
-        torch.manual_seed(seed); self.nets, self.noise = dict(model=Net(dropout), head=nn.Conv2d(3, 1, 1)), noise
-    def train_step(self, batch, step):
-        noise = self.noise*(.1*torch.randn_like(batch) + .01*random.random() + .01*np.random.rand())
-        rec = self.run.nets["model"](batch + noise)
-        parts = dict(rec=F.mse_loss(rec, batch))
-        self.run.backward(parts["rec"], parts); self.run.update("model")
-        head = dict(head=F.mse_loss(self.run.nets["head"](rec.detach()), batch[:, :1]))
-        self.run.backward(head["head"], head); self.run.update("head")
-        return {**parts, **head}
-
-def data(batch_size, seed=0, start=0, n_workers=0):
-    k = start
-    while True: yield torch.randn(batch_size, 3, 8, 8, generator=torch.Generator().manual_seed(1000*seed + k)); k += 1
-
-def weights(nets): return torch.cat([p.detach().flatten() for k in sorted(nets) for p in nets[k].parameters()])
-'''
-exec(TOY)
+from litevae_diffae.train import TrainConfig, Trainer, newest_checkpoint
+"""
 CONFIG = TrainConfig(steps=12, batch_size=4, lr=1e-2, warmup=3, schedule="cosine", precision="fp32", log_every=4, save_every=3)
 
 
