@@ -7,7 +7,7 @@ __all__ = ['BROKEN', 'HELD_OUT', 'AVATAR_NAMES', 'RATES', 'PARTS', 'COLORS', 'D2
            'Source', 'ArraySource', 'as_source', 'Credit', 'photo_credits', 'load_photos', 'load_avatars', 'draw_face',
            'visible', 'avatar_options', 'render_avatar', 'AvatarSource', 'avatar_images', 'counterfactual_pairs',
            'Crops', 'Batch', 'batches', 'one_pass', 'check_image', 'ImageFolder', 'read_attributes', 'LMDBSource',
-           'HFSource', 'TorchvisionSource', 'open_source']
+           'HFSource', 'TorchvisionSource', 'open_source', 'Part', 'hold_out']
 
 # %% ../nbs/01_data.ipynb #d07d8bb5
 import csv, importlib, json, lzma, os, random, re, threading
@@ -707,3 +707,25 @@ def _open_name(spec, split, attributes):
     if (path/"data.mdb").is_file() or path.suffix in (".lmdb", ".mdb"): return LMDBSource(path, attributes)
     if (path/"state.json").is_file() or (path/"dataset_dict.json").is_file(): return HFSource(path, split)
     return ImageFolder(path, attributes)
+
+# %% ../nbs/01_data.ipynb #e5d59b19
+class Part(Source):
+    "Some images of another source."
+    def __init__(self, source:Source, # the whole
+                 index): # which images, in order
+        super().__init__()
+        self.source, self.index, self.names, self.skipped = source, list(index), source.names, source.skipped
+    def __len__(self): return len(self.index)
+    def load(self, i, min_side=0): return self.source.load(self.index[i], min_side)
+
+# %% ../nbs/01_data.ipynb #36a04e59
+def hold_out(data, # what `open_source` takes
+             n:int=8, # pictures to hold out, at most a tenth of the collection
+            )->tuple: # training source, held-out source (None if the collection is too small)
+    "Split a collection, or open both splits of one that has them."
+    source = open_source(data)
+    if isinstance(data, str) and data in ("photos", "avatars"): return source, open_source(data, split="test")
+    n = min(n, len(source)//10)
+    if not n: return source, None
+    test = {round(i) for i in np.linspace(0, len(source) - 1, n)} if n > 1 else {len(source) - 1}
+    return Part(source, [i for i in range(len(source)) if i not in test]), Part(source, sorted(test))

@@ -372,12 +372,15 @@ def _set_lr(self:Trainer):
 # %% ../nbs/05_train.ipynb #ca311abf
 @patch
 def _clock(self:Trainer, bar):
-    "Add up the time, and fix the number of steps of a run of so many minutes as soon as a step's time is known."
-    now = time.perf_counter(); self.times.append(now - self.t); self.seconds += now - self.t; self.t = now
-    if self.n_steps is None and len(self.times) >= 8 and sum(self.times) >= 3*self.config.minutes or self.n_steps is None and self.seconds >= 60*self.config.minutes:
-        per_step = sum(self.times[3:])/max(1, len(self.times) - 3) or self.times[-1]
-        n = [self.step + max(0, int((60*self.config.minutes - self.seconds)/per_step))]
-        self.n_steps = bar.total = broadcast_object_list(n)[0]
+    "Add up the time; fix the number of steps of a run of so many minutes as soon as a step's time is known, and lower it if the machine gets slower."
+    now, minutes = time.perf_counter(), self.config.minutes
+    self.times.append(now - self.t); self.seconds += now - self.t; self.t = now
+    if minutes is not None:
+        known = sum(self.times) >= 3*minutes and len(self.times) >= 8 or self.seconds >= 60*minutes
+        recent = self.times[3:][-50:] or self.times
+        n = self.step + max(0, int((60*minutes - self.seconds)/(sum(recent)/len(recent))))
+        if self.n_steps is None and known or self.n_steps and self.step % 25 == 0 and n < 0.9*self.n_steps:
+            self.n_steps = bar.total = broadcast_object_list([max(n, self.step)])[0]
     bar.update(1)
 
 # %% ../nbs/05_train.ipynb #be65ab5f

@@ -5,16 +5,15 @@
 # %% auto #0
 __all__ = ['swap_probe', 'Loss', 'DiffusionTask', 'diffae_recipe', 'train_diffae']
 
-# %% ../../nbs/32_diffae.train.ipynb #f23be4f7
+# %% ../../nbs/32_diffae.train.ipynb #575a6504
 from functools import partial
 from pathlib import Path
 import torch
 from torch import Tensor, nn
 from ..core import seed_everything
-from ..data import Batch, Crops, batches
+from ..data import Batch, Crops, batches, hold_out
 from .model import DiffAE
 from ..diffusion.model import DDIM
-from ..litevae.train import hold_out
 from ..train import Task, TrainConfig, Trainer
 from ..viz import image_grid
 
