@@ -375,12 +375,12 @@ def _clock(self:Trainer, bar):
     "Add up the time; fix the number of steps of a run of so many minutes as soon as a step's time is known, and lower it if the machine gets slower."
     now, minutes = time.perf_counter(), self.config.minutes
     self.times.append(now - self.t); self.seconds += now - self.t; self.t = now
-    if minutes is not None:
-        known = sum(self.times) >= 3*minutes and len(self.times) >= 8 or self.seconds >= 60*minutes
-        recent = self.times[3:][-50:] or self.times
+    if minutes is not None and (self.n_steps is None or self.step % 25 == 0):
+        recent, new = self.times[3:][-50:] or self.times, self.n_steps
         n = self.step + max(0, int((60*minutes - self.seconds)/(sum(recent)/len(recent))))
-        if self.n_steps is None and known or self.n_steps and self.step % 25 == 0 and n < 0.9*self.n_steps:
-            self.n_steps = bar.total = broadcast_object_list([max(n, self.step)])[0]
+        if new is None: new = n if sum(self.times) >= 3*minutes and len(self.times) >= 8 or self.seconds >= 60*minutes else None
+        elif n < 0.9*new: new = n
+        self.n_steps = bar.total = broadcast_object_list([new])[0]                # the first process decides
     bar.update(1)
 
 # %% ../nbs/05_train.ipynb #be65ab5f
