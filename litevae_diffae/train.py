@@ -372,14 +372,14 @@ def _set_lr(self:Trainer):
 # %% ../nbs/05_train.ipynb #ca311abf
 @patch
 def _clock(self:Trainer, bar):
-    "Add up the time; fix the number of steps of a run of so many minutes as soon as a step's time is known, and lower it if the machine gets slower."
+    "Add up the time; fix the number of steps of a run of so many minutes as soon as a step's time is known, and again if the machine gets slower or faster."
     now, minutes = time.perf_counter(), self.config.minutes
     self.times.append(now - self.t); self.seconds += now - self.t; self.t = now
     if minutes is not None and (self.n_steps is None or self.step % 25 == 0):
         recent, new = self.times[3:][-50:] or self.times, self.n_steps
         n = self.step + max(0, int((60*minutes - self.seconds)/(sum(recent)/len(recent))))
         if new is None: new = n if sum(self.times) >= 3*minutes and len(self.times) >= 8 or self.seconds >= 60*minutes else None
-        elif n < 0.9*new: new = n
+        elif not 0.9*new < n < 1.1*new: new = n
         self.n_steps = bar.total = broadcast_object_list([new])[0]                # the first process decides
     bar.update(1)
 

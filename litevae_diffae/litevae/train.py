@@ -101,7 +101,7 @@ class Recipe:
 
 RECIPES = {
     "paper": Recipe(TrainConfig(steps=100_000, batch_size=16, lr=1e-4, betas=(0.5, 0.9), n_workers=4, log_every=50, grid_every=1000, save_every=1000)),
-    "litevae-tiny": Recipe(TrainConfig(minutes=4., batch_size=8, lr=2e-3, betas=(0.9, 0.99), warmup=20, schedule="cosine", ema=0.99, log_every=10, grid_every=100, save_every=500),
+    "litevae-tiny": Recipe(TrainConfig(minutes=4., batch_size=8, lr=2e-3, betas=(0.9, 0.95), warmup=20, schedule="cosine", ema=0.99, log_every=10, grid_every=100, save_every=500),
                            LossWeights(l1=1., lpips=0.1, wavelet=0., gaussian=0., kl=1e-6), size=64, scale=(0.08, 0.5))}
 
 # %% ../../nbs/18_litevae.train.ipynb #f2606cfe
