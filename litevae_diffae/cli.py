@@ -233,18 +233,19 @@ class Evaluate:
         print_scores(result, self.model)
         print(f"metrics: {out/'metrics.json'}")
 
-# %% ../nbs/52_cli.ipynb #d0c26ad3
+# %% ../nbs/52_cli.ipynb #4abe33d4
 @dataclass(frozen=True)
 class Bench:
     "Time this library and its peers in turns and write the ratios."
     out: str = "results/bench.json" # file for the results
-    only: Optional[str] = None # one part by name; all if not given
+    only: Optional[str] = None # some parts, with commas: wavelets, encode, memory, smc, layers, profile
+    minutes: Optional[float] = None # time to aim at
 
     def __call__(self):
         out = Path(self.out).expanduser()
         make_out(out.parent)
         from litevae_diffae.bench import run_bench
-        run_bench(out=out, only=self.only)
+        run_bench(out=out, only=self.only, minutes=self.minutes)
 
 # %% ../nbs/52_cli.ipynb #862ed435
 @dataclass(frozen=True)

@@ -6,14 +6,14 @@
 __all__ = ['style', 'train_demo', 'held_out', 'reconstruct', 'encoder_sizes', 'picture', 'table', 'page', 'score_rows',
            'demo_figures', 'write_report', 'run_demo', 'print_scores']
 
-# %% ../nbs/51_report.ipynb #8704ed5c
+# %% ../nbs/51_report.ipynb #d1031130
 import base64, html, json, platform, time
 from pathlib import Path
 import matplotlib
 import numpy as np
 import torch
 from torch import Tensor
-from .core import check_positive, n_macs, n_params
+from .core import check_positive, n_macs, n_params, write_atomic
 from .data import load_photos
 from .litevae.klvae import KLVAE
 from .litevae.model import LiteVAE
@@ -55,7 +55,7 @@ def encoder_sizes(model:LiteVAE=None, # one more row
     for name,m in models.items(): rows.append(dict(encoder=name, parameters=n_params(m.encoder), macs_256=n_macs(m.encoder, 1, 3, 256, 256)))
     return rows
 
-# %% ../nbs/51_report.ipynb #22f7f953
+# %% ../nbs/51_report.ipynb #519a1da8
 def picture(png:bytes, # PNG file
             caption:str, # below it; also the alternative text
            )->str: # HTML
@@ -66,10 +66,10 @@ def picture(png:bytes, # PNG file
 def table(rows:list, # dicts with the same keys, which become the header
           mark:int=None, # row to stress
          )->str: # HTML
-    "A table; numbers are set right."
+    "A table; the first column holds names, the others numbers."
     head = "".join(f"<th>{html.escape(str(k))}</th>" for k in rows[0])
-    cell = lambda v: f'<td class="{"text" if isinstance(v, str) and not v[:1].isdigit() else "num"}">{html.escape(str(v))}</td>'
-    body = "".join(f'<tr{" class=mark" if i == mark else ""}>{"".join(map(cell, r.values()))}</tr>' for i,r in enumerate(rows))
+    cell = lambda j, v: f'<td class="{"num" if j else "text"}">{html.escape(str(v))}</td>'
+    body = "".join(f'<tr{" class=mark" if i == mark else ""}>{"".join(cell(j, v) for j,v in enumerate(r.values()))}</tr>' for i,r in enumerate(rows))
     return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 # %% ../nbs/51_report.ipynb #f34f83be
@@ -100,7 +100,7 @@ def score_rows(result:dict, # of `evaluate_reconstruction`
     base = result["baselines"]
     return [row(name, result), row("8x bicubic, down and up", base["bicubic8"]), row("8x8 block mean", base["blockmean8"])]
 
-# %% ../nbs/51_report.ipynb #746d0102
+# %% ../nbs/51_report.ipynb #2fd0408a
 def demo_figures(model:LiteVAE, images:list, log:list)->dict: # name -> PNG bytes
     "The report's pictures."
     matplotlib.use("Agg", force=False)
@@ -109,12 +109,13 @@ def demo_figures(model:LiteVAE, images:list, log:list)->dict: # name -> PNG byte
         latents = [latents_to_rgb(model.encode(x[None].to(model.device)).latent_dist.mean.cpu())[0] for x in shown]
     pairs = [as_picture(p) for x,z in zip(shown, latents) for p in (x, np.asarray(z).repeat(8, 0).repeat(8, 1))]
     keys = {k: label for k,label in (("l1", "L1 per number"), ("lpips", "LPIPS"), ("kl", "KL, nats per number")) if k in log[0]}
-    return {"reconstructions": fig_to_png(show_reconstructions(shown, [reconstruct(model, x[None])[0] for x in shown])),
+    return {"first": fig_to_png(show_reconstructions(shown[:2], [reconstruct(model, x[None])[0] for x in shown[:2]])),
+            "reconstructions": fig_to_png(show_reconstructions(shown, [reconstruct(model, x[None])[0] for x in shown])),
             "losses": fig_to_png(plot_losses(log, keys)),
             "subbands": fig_to_png(show_subbands(wavedec2(shown[1][None]))),
             "latents": fig_to_png(show_images(pairs[:8], n_rows=2, titles=["picture", "latent"]*4))}
 
-# %% ../nbs/51_report.ipynb #df9613df
+# %% ../nbs/51_report.ipynb #ee1cd82f
 def write_report(path:Path, model:LiteVAE, result:dict, facts:dict, figures:dict)->None:
     "Write report.html."
     ours, base = result["psnr"], result["baselines"]["bicubic8"]["psnr"]
@@ -131,13 +132,13 @@ def write_report(path:Path, model:LiteVAE, result:dict, facts:dict, figures:dict
         f'<details class="small"><summary>How it was measured</summary><ul>{protocol}</ul></details>',
         "<h2>What the encoder is given</h2>", picture(figures["subbands"], "Three levels of Haar sub-bands. Top left is the picture at an eighth of its size; the rest are edges, signed."),
         "<h2>What it keeps</h2>", picture(figures["latents"], "Pictures and their latents, first three principal components as colours."),
-        "<h2>How it learned</h2>", picture(figures["losses"], "Losses on the training crops, per pixel."),
+        "<h2>How it learned</h2>", picture(figures["losses"], "The terms of the loss on the training crops."),
         "<h2>How small is small?</h2>", table(sizes, mark=0),
         "<h2>Now with your own pictures</h2><pre>litevae-diffae train litevae-s --data my_photos --out my_run\nlitevae-diffae reconstruct my_photos --model my_run/model --out my_reconstructions</pre>",
         f'<p class="small">{html.escape(json.dumps(facts))}</p>']
     path.write_text(page("A LiteVAE, trained here", sections))
 
-# %% ../nbs/51_report.ipynb #f2e46d24
+# %% ../nbs/51_report.ipynb #4a49b21b
 def run_demo(out:str, # folder for report.html, metrics.json and the run
              minutes:float=4, # training time
              seed:int=0, # of weights, crops and sampling
@@ -156,7 +157,9 @@ def run_demo(out:str, # folder for report.html, metrics.json and the run
     result = evaluate_reconstruction(lambda x: reconstruct(model, x), images)
     facts = dict(preset="litevae-tiny", z_channels=model.config.z_channels, steps=log[-1]["step"], seed=seed, train_seconds=round(trained - start, 1),
                  device=str(model.device), threads=torch.get_num_threads(), torch=torch.__version__, machine=platform.machine())
-    write_report(out/"report.html", model, result, facts, demo_figures(model, images, log))
+    figures = demo_figures(model, images, log)
+    for name,png in figures.items(): write_atomic(out/"figures"/f"{name}.png", lambda path: path.write_bytes(png))
+    write_report(out/"report.html", model, result, facts, figures)
     metrics = dict(seconds=round(time.time() - start, 1), psnr=result["psnr"], ssim=result["ssim"], lpips=result["lpips"], mse=result["mse"],
                    psnr_bicubic8=result["baselines"]["bicubic8"]["psnr"], psnr_blockmean8=result["baselines"]["blockmean8"]["psnr"],
                    encoder_parameters=n_params(model.encoder), **facts, detail=result)
