@@ -6,10 +6,9 @@
 __all__ = ['style', 'train_demo', 'held_out', 'reconstruct', 'encoder_sizes', 'picture', 'table', 'page', 'score_rows',
            'demo_figures', 'write_report', 'run_demo', 'print_scores']
 
-# %% ../nbs/51_report.ipynb #d1031130
+# %% ../nbs/51_report.ipynb #8d65035e
 import base64, html, json, platform, time
 from pathlib import Path
-import matplotlib
 import numpy as np
 import torch
 from torch import Tensor
@@ -100,10 +99,9 @@ def score_rows(result:dict, # of `evaluate_reconstruction`
     base = result["baselines"]
     return [row(name, result), row("8x bicubic, down and up", base["bicubic8"]), row("8x8 block mean", base["blockmean8"])]
 
-# %% ../nbs/51_report.ipynb #2fd0408a
+# %% ../nbs/51_report.ipynb #ce96716f
 def demo_figures(model:LiteVAE, images:list, log:list)->dict: # name -> PNG bytes
     "The report's pictures."
-    matplotlib.use("Agg", force=False)
     shown = [x[:, :384, :512] for x in images]
     with torch.no_grad():
         latents = [latents_to_rgb(model.encode(x[None].to(model.device)).latent_dist.mean.cpu())[0] for x in shown]
@@ -138,7 +136,7 @@ def write_report(path:Path, model:LiteVAE, result:dict, facts:dict, figures:dict
         f'<p class="small">{html.escape(json.dumps(facts))}</p>']
     path.write_text(page("A LiteVAE, trained here", sections))
 
-# %% ../nbs/51_report.ipynb #4a49b21b
+# %% ../nbs/51_report.ipynb #06c15985
 def run_demo(out:str, # folder for report.html, metrics.json and the run
              minutes:float=4, # training time
              seed:int=0, # of weights, crops and sampling
@@ -165,7 +163,7 @@ def run_demo(out:str, # folder for report.html, metrics.json and the run
                    encoder_parameters=n_params(model.encoder), **facts, detail=result)
     (out/"metrics.json").write_text(json.dumps(metrics, indent=1))
     print_scores(result, f"litevae-tiny, {metrics['steps']} steps")
-    print(f"report:  {(out/'report.html').resolve()}\nmetrics: {(out/'metrics.json').resolve()}\nmodel:   {(out/'run/model').resolve()}")
+    print(f"report:  {out/'report.html'}\nmetrics: {out/'metrics.json'}\nmodel:   {out/'run/model'}")
     return metrics
 
 # %% ../nbs/51_report.ipynb #9c82d653
