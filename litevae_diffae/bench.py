@@ -5,11 +5,10 @@
 # %% auto #0
 __all__ = ['litevaes', 'smallest', 'baseline', 'layouts', 'targets', 'parts', 'in_turns', 'Spread', 'spread', 'speedup',
            'comparison', 'cpu_name', 'hardware', 'versions', 'wavelet_functions', 'flat', 'forward_backward',
-           'bench_wavelets', 'build_encoder', 'initialised', 'count_macs', 'fastest_layout', 'encoder_functions',
-           'dtypes', 'encoder_names', 'bench_encode', 'peak_rss', 'memory_growth', 'in_fresh_process',
-           'memory_fraction', 'bench_memory', 'GNConv', 'SMCConv', 'train_function', 'bench_smc', 'PlainGroupNormSiLU',
-           'with_plain_norms', 'bench_layers', 'top_operations', 'bench_profile', 'encoder_table', 'ratio_rows',
-           'report', 'run_bench']
+           'bench_wavelets', 'build_encoder', 'initialised', 'fastest_layout', 'encoder_functions', 'dtypes',
+           'encoder_names', 'bench_encode', 'peak_rss', 'memory_growth', 'in_fresh_process', 'memory_fraction',
+           'bench_memory', 'GNConv', 'SMCConv', 'train_function', 'bench_smc', 'PlainGroupNormSiLU', 'with_plain_norms',
+           'bench_layers', 'top_operations', 'bench_profile', 'encoder_table', 'ratio_rows', 'report', 'run_bench']
 
 # %% ../nbs/50_bench.ipynb #7cf8f1da
 import json, os, platform, statistics, subprocess, sys, time
@@ -20,10 +19,9 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 # %% ../nbs/50_bench.ipynb #2bf2adb7
-from .core import in_test, n_params
+from .core import in_test, n_macs, n_params
 from .layers import Attention, Downsample, GroupNormSiLU, ResBlock, to_channels_last
 
 # %% ../nbs/50_bench.ipynb #961d7649
@@ -157,14 +155,6 @@ def initialised(model:nn.Module, # on the meta device
     for m in model.modules():
         if hasattr(m, "reset_parameters"): m.reset_parameters()
     return model
-
-# %% ../nbs/50_bench.ipynb #72135ab1
-def count_macs(model:nn.Module, # on the meta device
-               size:int=256, # pixels, square
-              )->int: # multiply-accumulates of one picture
-    "Multiply-accumulates of convolutions and matrix products."
-    with FlopCounterMode(display=False) as counter, torch.no_grad(): model(torch.empty(1, 3, size, size, device="meta"))
-    return counter.get_total_flops()//2
 
 # %% ../nbs/50_bench.ipynb #c62252c1
 layouts = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
@@ -396,7 +386,7 @@ def encoder_table(results:dict, # parts "encode" and "memory", if they ran
     rows,encode,memory = [], results.get("encode", {}), results.get("memory", {})
     for name in encoder_names():
         model = build_encoder(name, "meta")
-        row = {"encoder": name, "parameters": n_params(model), "gmacs_256": count_macs(model)/1e9}
+        row = {"encoder": name, "parameters": n_params(model), "gmacs_256": n_macs(model, 1, 3, 256, 256)/1e9}
         for dtype in ("float32", "bfloat16"):
             if dtype in encode: row[f"images_per_second_{dtype}"] = encode[dtype]["images_per_second"][name]["median"]
             if dtype in memory: row[f"peak_mb_{dtype}"] = memory[dtype]["megabytes"][name]["total"]

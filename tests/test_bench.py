@@ -7,7 +7,7 @@ def test_diffusers_encoder_is_the_baseline():
     "Same parameters and multiplications, so that its times can be compared."
     ours, theirs = (bench.build_encoder(name, "meta") for name in (bench.baseline, "diffusers"))
     assert bench.n_params(ours) == bench.n_params(theirs) == 34_163_592
-    assert bench.count_macs(ours, 64) == bench.count_macs(theirs, 64)
+    assert bench.n_macs(ours, 1, 3, 64, 64) == bench.n_macs(theirs, 1, 3, 64, 64)
     assert bench.build_encoder("diffusers").conv_in.weight.std() > 0
 
 

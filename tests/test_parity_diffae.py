@@ -56,7 +56,7 @@ def test_timesteps_and_sinusoid():
 def test_encoder(models, io):
     m, f = models["autoenc"], io["autoenc"]
     close(m.encode(f["x0"]), f["z_sem"])
-    close(m.encoder.features(f["x0"]), f["enc_feature_2d"], 2e-4)
+    close(m.encoder.features(f["x0"]), f["enc_feature_2d"])
 
 @pytest.mark.parametrize("kind", ["autoenc", "ddpm"])
 def test_eps(models, io, kind):
@@ -112,7 +112,7 @@ def test_interpolation(models, io):
     mid = slerp(x_T[:1], x_T[1:], 0.5)
     close(mid.view_as(f["interp/x_T_mid"]), f["interp/x_T_mid"])
     middle = m.interpolate(f["x0"][0], f["x0"][1], [0.5], n_steps=10)
-    close(middle.view_as(f["interp/render_T10_mid"]), f["interp/render_T10_mid"], 5e-4)
+    close(middle.view_as(f["interp/render_T10_mid"]), f["interp/render_T10_mid"])
 
 # the latent net
 def test_latent(models, io):
@@ -121,12 +121,12 @@ def test_latent(models, io):
     close(m.eps(f["x"], f["t_mixed"]), f["pred_mixed"])
     for T in (10, 20):
         seen = []
-        close(m.decode(f["noise"], T, callback=lambda i,t,x,x0: seen.append((x, x0))), f[f"sample_T{T}/z_normalized"], 2e-4)
+        close(m.decode(f["noise"], T, callback=lambda i,t,x,x0: seen.append((x, x0))), f[f"sample_T{T}/z_normalized"])
         close(torch.stack([x for x,_ in seen]), f[f"sample_T{T}/x_steps"], 2e-3)
     m.z_sem_mean.copy_(f["conds_mean"].flatten()); m.z_sem_std.copy_(f["conds_std"].flatten())
     z = m.denormalize(f["sample_T10/z_normalized"])
     close(z, f["sample_T10/z_denormalized"], 1e-5)
-    close(models["autoenc"].decode(f["image_x_T"], z[:len(f["image_x_T"])], n_steps=10), f["image_T10"], 2e-4)
+    close(models["autoenc"].decode(f["image_x_T"], z[:len(f["image_x_T"])], n_steps=10), f["image_T10"])
 
 # manipulation
 def test_manipulation(models, io):
@@ -134,14 +134,14 @@ def test_manipulation(models, io):
     clf = load_diffae_state_dict({k: f[k] for k in ("classifier.weight", "classifier.bias", "conds_mean", "conds_std")})
     name = clf.names[33]
     assert name == "Wavy_Hair"
-    close(clf.logits(f["z_sem"]), f["logits"], 1e-3); close(clf.direction(name), f["direction"].flatten(), 1e-6)
+    close(clf.logits(f["z_sem"]), f["logits"]); close(clf.direction(name), f["direction"].flatten(), 1e-6)
     D = f["z_sem"].shape[1]
     for key,strength in (("sqrtd", 0.3), ("neg_sqrtd", -0.3), ("sqrt512", 0.3*(512/D)**0.5)):
         moved = clf.move(f["z_sem"], name, strength)
         close(moved, f[f"{key}/z_moved"], 1e-4); close(clf.logits(moved), f[f"{key}/logits"], 2e-3)
     bce = torch.nn.functional.binary_cross_entropy_with_logits(clf.logits(f["z_sem"]), (f["labels"] > 0).float())
     close(bce, f["bce_loss"].view(()), 1e-4)
-    close(models["autoenc"].decode(io["autoenc"]["inv_T10/x_T"], clf.move(f["z_sem"], name, 0.3), n_steps=10), f["sqrtd/render_T10"], 5e-4)
+    close(models["autoenc"].decode(io["autoenc"]["inv_T10/x_T"], clf.move(f["z_sem"], name, 0.3), n_steps=10), f["sqrtd/render_T10"])
 
 # one training step
 @pytest.mark.parametrize("kind", ["autoenc", "ddpm", "latent"])
