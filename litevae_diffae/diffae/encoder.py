@@ -44,11 +44,14 @@ class SemanticEncoder(nn.Module):
         self.middle_block = nn.Sequential(EncoderBlock(c, c), AttentionBlock(c, n_heads), EncoderBlock(c, c))
         self.out = nn.Sequential(norm(c), nn.Identity(), nn.AdaptiveAvgPool2d(1), nn.Conv2d(c, z_dim, 1), nn.Flatten())
 
-    def features(self, x:Tensor)->Tensor: # (B, C, H, W) images in [-1, 1] -> (B, C', h, w)
+    def features(self, x:Tensor, # (B, C, H, W) images in [-1, 1]
+                 rms:Tensor|None=None, # (1, C*4^levels, 1, 1) size of each band, to divide by
+                )->Tensor: # (B, C', h, w)
         "The last feature map."
         h = haar_stem(x, self.stem_levels)
+        h = h if rms is None else (h/rms).to(x.dtype)
         for layers in self.input_blocks: h = layers(h)
         return self.middle_block(h)
 
-    def forward(self, x:Tensor)->Tensor: # (B, C, H, W) images in [-1, 1] -> (B, D)
-        return self.out(self.features(x))
+    def forward(self, x:Tensor, rms:Tensor|None=None)->Tensor: # (B, C, H, W) images in [-1, 1] -> (B, D)
+        return self.out(self.features(x, rms))

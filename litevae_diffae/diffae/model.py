@@ -15,7 +15,7 @@ from ..core import Pretrained, check_positive
 from .encoder import SemanticEncoder
 from ..diffusion.ddim import ddim_decode
 from ..diffusion.inversion import invert as invert_x
-from ..diffusion.model import DiffusionModel, check_diffusion_config, check_images, check_noise, check_range, unet_fields
+from ..diffusion.model import DiffusionModel, avatars_net, check_diffusion_config, check_images, check_noise, check_range, unet_fields
 from ..diffusion.unet import UNet
 
 # %% ../../nbs/31_diffae.model.ipynb #100620d2
@@ -38,7 +38,8 @@ class DiffAEConfig:
     stem: str = "conv" # or "haar"
     stem_levels: int = 1 # of the Haar stem
     prediction_type: str = "eps" # or "v"
-    loss_weight: str = "none" # or "min_snr"
+    loss_weight: str = "none" # or "min_snr", or "band": squared error of each band divided by its `c_out`
+    band_rms: tuple = () # root mean square of the data in each band of the stem, for `precondition`; empty: without
     def __post_init__(self):
         check_diffusion_config(self)
         check_positive(z_dim=self.z_dim, enc_n_res_blocks=self.enc_n_res_blocks)
@@ -50,7 +51,8 @@ diffae_presets = {
     "diffae-ffhq64": DiffAEConfig(), "diffae-celeba64": DiffAEConfig(),
     "diffae-ffhq128": DiffAEConfig(**_px128), "diffae-horse128": DiffAEConfig(**_px128), "diffae-bedroom128": DiffAEConfig(**_px128),
     "diffae-ffhq256": DiffAEConfig(image_size=256, model_channels=128, channel_mult=(1, 1, 2, 2, 4, 4), enc_channel_mult=(1, 1, 2, 2, 4, 4, 4)),
-    "diffae-tiny": DiffAEConfig(image_size=32, model_channels=32, channel_mult=(1, 2), n_res_blocks=1, embed_channels=64, z_dim=64, enc_channel_mult=(1, 2, 2), enc_n_res_blocks=1)}
+    "diffae-tiny": DiffAEConfig(image_size=32, model_channels=32, channel_mult=(1, 2), n_res_blocks=1, embed_channels=64, z_dim=64, enc_channel_mult=(1, 2, 2), enc_n_res_blocks=1),
+    "diffae-avatars": DiffAEConfig(**avatars_net, z_dim=128, enc_channel_mult=(2, 4, 4, 4), enc_n_res_blocks=1)}
 
 # %% ../../nbs/31_diffae.model.ipynb #233d3d8f
 class DiffAE(DiffusionModel, Pretrained, UNet):
@@ -68,20 +70,23 @@ class DiffAE(DiffusionModel, Pretrained, UNet):
     def encode(self, x:Tensor)->Tensor: # (B, C, H, W) in [-1, 1] -> (B, D)
         "The semantic code."
         check_images(x, self.config); check_range(x)
-        return self.encoder(x.to(self.dtype, memory_format=torch.channels_last)).to(x.dtype)
+        return self._codes(x).to(x.dtype)
+
+    def _codes(self, x):
+        return self.encoder(x.to(self.dtype, memory_format=torch.channels_last), self._rms(x.device) if self.config.band_rms else None)
 
     def eps(self, x_t:Tensor, # (B, C, H, W)
             t:Tensor, # (B,) steps 0..999
             z_sem:Tensor)->Tensor: # (B, D) -> (B, C, H, W) predicted noise
         "Predicted noise."
         check_images(x_t, self.config, "x_t"); check_z(z_sem, len(x_t), self.config)
-        return self._predict(x_t, self.schedule.abar(x_t, t), z_sem.to(self.dtype), t)
+        return self._predict(x_t, self.schedule.abar(x_t, t), self.modulations(t, z_sem.to(self.dtype)))
 
     def loss(self, x_0:Tensor, # (B, C, H, W) in [-1, 1]
              t:Tensor=None, eps:Tensor=None, # drawn if None
              z_sem:Tensor=None)->Tensor: # the encoder's if None -> (B,), mean over C, H, W
         "Squared error of the prediction, per image: the only loss, for both networks."
-        return self._loss(x_0, t, eps, self.encoder(x_0.contiguous(memory_format=torch.channels_last)) if z_sem is None else z_sem)
+        return self._loss(x_0, t, eps, self._codes(x_0) if z_sem is None else z_sem)
 
 def check_z(z_sem:Tensor, n:int, config)->None:
     "`ValueError` unless `z_sem` is one code per image."

@@ -73,6 +73,7 @@ class DiffusionTask(Task):
 def diffae_recipe(preset:str)->TrainConfig: # of a `DiffAE` or `DDIM` preset
     "Batch, images seen and the rest, as published; smaller numbers for the tiny presets."
     million = {"diffae-ffhq64": 72, "diffae-celeba64": 72, "diffae-ffhq128": 130, "diffae-horse128": 130, "diffae-bedroom128": 120, "diffae-ffhq256": 200, "ddim-64": 72, "ddim-128": 130}
+    if preset.endswith("-avatars"): return TrainConfig(images=280_000, batch_size=64, lr=1e-3, warmup=100, schedule="cosine", ema=0.999, log_every=50, grid_every=500, save_every=500)
     if preset not in million: return TrainConfig(images=200_000, batch_size=32, lr=1e-3, warmup=50, ema=0.999, log_every=20, grid_every=500, save_every=500)
     return TrainConfig(images=million[preset]*1_000_000, batch_size=64 if preset.endswith("256") else 128, lr=1e-4, ema=0.9999, n_workers=4, log_every=50, grid_every=2000, save_every=1000)
 
