@@ -58,6 +58,7 @@ diffae_presets = {
 class DiffAE(DiffusionModel, Pretrained, UNet):
     "Diffusion autoencoder: a semantic encoder and a conditional DDIM."
     config_class, presets = DiffAEConfig, diffae_presets
+    shipped = {"avatars": "diffae-avatars"}
 
     def __init__(self, config:DiffAEConfig):
         super().__init__(z_dim=config.z_dim, **{f: getattr(config, f) for f in unet_fields})
