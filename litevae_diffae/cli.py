@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['model_names', 'commands', 'description', 'model_class', 'load_model', 'parse_overrides', 'preset_config', 'open_data',
-           'make_out', 'Demo', 'Train', 'each_image', 'np_rgb', 'is_diffusion', 'fit', 'rebuild', 'codes_of', 'Encode',
-           'Reconstruct', 'Evaluate', 'Bench', 'Import', 'fold_box', 'parse', 'fail', 'main']
+           'make_out', 'Demo', 'Train', 'check_size', 'each_image', 'np_rgb', 'is_diffusion', 'fit', 'SamplerOptions',
+           'RebuildOptions', 'rebuild', 'codes_of', 'model_batches', 'Encode', 'Reconstruct', 'Evaluate',
+           'save_pictures', 'Sample', 'Interpolate', 'Edit', 'Bench', 'Import', 'fold_box', 'parse', 'fail', 'main']
 
 # %% ../nbs/52_cli.ipynb #fea992a6
 import contextlib, io, json, sys
@@ -27,14 +28,15 @@ def model_class(preset:str): # class that has this preset
 
 # %% ../nbs/52_cli.ipynb #43f2f7e9
 def load_model(name:str, # shipped name, folder or Hub id
-               device=None): # the best device if None
+               device=None, # the best device if None
+               kinds:tuple=model_names): # classes that will do
     "Any of the library's models, by what its `config.json` says."
     import litevae_diffae as lib
     from litevae_diffae.core import default_device, find_weights, read_config
     classes = {c: getattr(lib, c) for c in model_names}
     shipped = {k: v for cls in classes.values() for k,v in cls.shipped.items()}
     kind, _ = read_config(find_weights(name, shipped))
-    if kind not in classes: raise ValueError(f"model: {name!r} holds a {kind}; this command takes {', '.join(classes)}")
+    if kind not in kinds: raise ValueError(f"model: {name!r} holds a {kind}; this command takes {', '.join(kinds)}")
     return classes[kind].from_pretrained(name, device=device or default_device())
 
 # %% ../nbs/52_cli.ipynb #50bd056f
@@ -50,7 +52,9 @@ def parse_overrides(pairs:tuple)->dict: # ("z_channels=12", ...)
 def preset_config(cls, name:str, overrides:dict): # configuration
     "A preset's configuration with some fields changed; nothing is built."
     import torch
-    with torch.device("meta"): return cls.from_preset(name, **overrides).config
+    with torch.device("meta"):
+        try: return cls.from_preset(name, **overrides).config
+        except TypeError as e: raise ValueError(f"--set: a value of the wrong type ({e})") from e
 
 # %% ../nbs/52_cli.ipynb #6118d7a7
 def open_data(spec:str, # folder, `avatars`, `photos`, LMDB folder or `hf:ID`
@@ -116,6 +120,7 @@ class Train:
         overrides, r = parse_overrides(self.set), recipe(self.model)
         if diffusion := cls.__name__ in ("DiffAE", "DDIM"): overrides = {**({"image_size": self.size} if self.size else {}), **overrides}
         config = preset_config(cls, self.model, overrides)
+        if diffusion: check_size(config)
         config_train = (diffae_recipe(self.model) if diffusion else r.config).with_changes(**given)
         source, out = open_data(self.data), make_out(self.out)
         data = self.data if self.data in ("photos", "avatars") else source
@@ -124,6 +129,13 @@ class Train:
         if diffusion: train_diffae(model, data, out, config_train)
         else: train_litevae(model, data, out, config_train, r.weights, self.size or r.size, r.scale)
         print(f"model: {out/'model'}")
+
+# %% ../nbs/52_cli.ipynb #71e85679
+def check_size(config)->None: # of a diffusion model
+    "`ValueError` if the U-Net can't halve the pictures as often as it has to."
+    import torch
+    from litevae_diffae.diffusion.model import check_images
+    check_images(torch.empty(1, config.in_channels, config.image_size, config.image_size, device="meta"), config, "size")
 
 # %% ../nbs/52_cli.ipynb #a6e06460
 def each_image(data:str, # folder, one image file, or any source's name
@@ -153,45 +165,89 @@ def fit(model, x): # (1, C, H, W) -> the same on the model's device; a diffusion
     if is_diffusion(model):
         from litevae_diffae.data import ArraySource, Crops
         from litevae_diffae.viz import to_uint8
-        x = Crops(ArraySource(list(to_uint8(x))), model.config.image_size, train=False).get(0)[None]
+        x = Crops(ArraySource(list(to_uint8(x))), model.config.image_size, train=False, in_channels=model.config.in_channels).get(0)[None]
     return x.to(model.device)
 
-def rebuild(model, x): # (1, C, H, W) -> the same
+# %% ../nbs/52_cli.ipynb #acc902ce
+@dataclass(frozen=True, kw_only=True)
+class SamplerOptions:
+    "What one may choose for a diffusion model; a VAE has no such choices."
+    n_steps: Optional[int] = None # sampler steps of a diffusion model: 100 if not given
+    method: Optional[Literal["official", "mirror", "fixed_point"]] = None # how its x_T is found: official if not given
+
+    def sampler(self, model)->dict: # arguments of `invert`
+        "What was asked for, checked."
+        from litevae_diffae.diffusion.schedule import ddim_timesteps
+        given = {k: v for k in ("n_steps", "method") if (v := getattr(self, k)) is not None}
+        if given and not is_diffusion(model): raise ValueError(f"{next(iter(given))}: only for diffusion models, and this is a {type(model).__name__}")
+        ddim_timesteps(given.get("n_steps", 100))
+        return given
+
+# %% ../nbs/52_cli.ipynb #4157adc6
+@dataclass(frozen=True, kw_only=True)
+class RebuildOptions(SamplerOptions):
+    "And for a Diff-AE: without its x_T."
+    random_x_T: bool = False # Diff-AE: decode from noise instead of the encoded x_T
+    seed: int = 0 # of that noise
+
+    def sampler(self, model)->dict: # arguments of `rebuild`
+        "What was asked for, checked."
+        import torch
+        given, kind = super().sampler(model), type(model).__name__
+        if not self.random_x_T: return given
+        if not hasattr(model, "reconstruct"): raise ValueError(f"random_x_T: only for a DiffAE, whose z_sem says what to draw; this is a {kind}")
+        return {**given, "stochastic": False, "generator": torch.Generator().manual_seed(self.seed)}
+
+# %% ../nbs/52_cli.ipynb #cf764c99
+def rebuild(model, x, **options): # (B, C, H, W), of `RebuildOptions.sampler` -> the same
     "Encode and decode."
     if not is_diffusion(model): return model(x).sample
-    return model.reconstruct(x) if hasattr(model, "reconstruct") else model.decode(model.invert(x))
+    if hasattr(model, "reconstruct"): return model.reconstruct(x, **options)
+    return model.decode(model.invert(x, **options), options.get("n_steps", 100))
 
-def codes_of(model, x, normalize): # name -> tensor
+def codes_of(model, x, normalize=False, x_T=True, **options): # name -> tensor
     "What `encode` writes: mean and logvar of a VAE, z_sem and x_T of a Diff-AE, x_T of a DDIM."
     if is_diffusion(model):
+        if normalize: raise ValueError(f"normalize: only for VAEs, and this is a {type(model).__name__}")
         z = {"z_sem": model.encode(x)} if hasattr(model, "encode") else {}
-        return {**z, "x_T": model.invert(x, *z.values())}
+        return {**z, "x_T": model.invert(x, *z.values(), **options)} if x_T or not z else z
     posterior = model.encode(x).latent_dist
     return {"mean": model.normalize_latents(posterior.mean) if normalize else posterior.mean, "logvar": posterior.logvar}
 
+# %% ../nbs/52_cli.ipynb #e96ee81b
+def model_batches(model, data:str, n:int=16):
+    "Yield (names, sizes as text, (B, C, H, W)): up to `n` pictures of a diffusion model at once, a VAE's one by one, since their sizes differ."
+    import torch
+    from fastcore.basics import chunked
+    for batch in chunked(each_image(data), n if is_diffusion(model) else 1):
+        yield [name for name,_ in batch], [f"{x.shape[-2]}x{x.shape[-1]}" for _,x in batch], torch.cat([fit(model, x) for _,x in batch])
+
 # %% ../nbs/52_cli.ipynb #244422c8
 @dataclass(frozen=True)
-class Encode:
+class Encode(SamplerOptions):
     "Encode images: one safetensors file per image (VAE: mean, logvar; Diff-AE: z_sem, x_T)."
     data: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")] # image file, image folder or data set
     model: str # shipped name, folder or Hub id
     out: str # folder for the latents
-    normalize: bool = False # scale the mean by the model's latent statistics
+    normalize: bool = False # VAE: scale the mean by the model's latent statistics
+    x_T: bool = True # Diff-AE: also find x_T, which takes n_steps network calls
 
     def __call__(self):
         import torch
         from safetensors.torch import save_file
         model, out, n = load_model(self.model), make_out(self.out), 0
-        for name,x in each_image(self.data):
-            (path := out/f"{name}.safetensors").parent.mkdir(parents=True, exist_ok=True)
-            with torch.no_grad(): codes = codes_of(model, fit(model, x), self.normalize)
-            save_file({k: v.cpu().contiguous() for k,v in codes.items()}, path, metadata={"size": f"{x.shape[-2]}x{x.shape[-1]}"})
-            n += 1
+        options = self.sampler(model)
+        for names,sizes,x in model_batches(model, self.data):
+            with torch.no_grad(): codes = codes_of(model, x, self.normalize, self.x_T, **options)
+            for i,name in enumerate(names):
+                (path := out/f"{name}.safetensors").parent.mkdir(parents=True, exist_ok=True)
+                save_file({k: v[i:i+1].cpu().contiguous() for k,v in codes.items()}, path, metadata={"size": sizes[i]})
+            n += len(names)
         print(f"{n} latents: {out}")
 
 # %% ../nbs/52_cli.ipynb #9a3f6052
 @dataclass(frozen=True)
-class Reconstruct:
+class Reconstruct(RebuildOptions):
     "Reconstruct images and write them as PNG."
     data: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")] # image file, image folder or data set
     model: str # shipped name, folder or Hub id
@@ -202,18 +258,17 @@ class Reconstruct:
         from litevae_diffae.metrics import psnr
         from litevae_diffae.viz import save_png, to_uint8
         model, out, scores = load_model(self.model), make_out(self.out), []
-        for name,x in each_image(self.data):
-            x = fit(model, x)
-            with torch.no_grad(): y = rebuild(model, x).clamp(-1, 1).cpu()
-            (path := out/f"{name}.png").parent.mkdir(parents=True, exist_ok=True)
-            save_png(path, to_uint8(y)[0])
-            scores.append(psnr(x.cpu(), y).item())
+        options = self.sampler(model)
+        for names,_,x in model_batches(model, self.data):
+            with torch.no_grad(): y = rebuild(model, x, **options).clamp(-1, 1)
+            scores += psnr(x, y).tolist()
+            for name,picture in zip(names, to_uint8(y)): save_png(out/f"{name}.png", picture)
         if not scores: raise ValueError(f"data: no picture in {self.data} could be read")
         print(f"{len(scores)} pictures, mean PSNR {sum(scores)/len(scores):.2f} dB: {out}")
 
 # %% ../nbs/52_cli.ipynb #d8c9eae9
 @dataclass(frozen=True)
-class Evaluate:
+class Evaluate(RebuildOptions):
     "Measure reconstruction: PSNR, SSIM, LPIPS, MSE, beside bicubic and block-mean baselines."
     model: str # shipped name, folder or Hub id
     data: str = "photos" # image folder or data set (its held-out part)
@@ -227,11 +282,82 @@ class Evaluate:
         from litevae_diffae.report import print_scores
         check_positive(max_images=self.max_images)
         model, out = load_model(self.model), make_out(self.out)
+        options = self.sampler(model)
         images = [fit(model, x)[0].cpu() for _,(_,x) in zip(range(self.max_images), each_image(self.data))]
-        with torch.no_grad(): result = evaluate_reconstruction(lambda x: rebuild(model, x.to(model.device)).cpu(), images)
-        (out/"metrics.json").write_text(json.dumps({"model": self.model, "data": self.data, **result}, indent=1))
+        with torch.no_grad(): result = evaluate_reconstruction(lambda x: rebuild(model, x.to(model.device), **options).cpu(), images)
+        sampler = {"sampler": {"n_steps": self.n_steps or 100, "method": self.method or "official", "random_x_T": self.random_x_T}} if is_diffusion(model) else {}
+        (out/"metrics.json").write_text(json.dumps({"model": self.model, "data": self.data, **sampler, **result}, indent=1))
         print_scores(result, self.model)
         print(f"metrics: {out/'metrics.json'}")
+
+# %% ../nbs/52_cli.ipynb #2ffa9249
+def save_pictures(out:Path, images, # (B, C, H, W)
+                  n_cols:int=8): # of the sheet
+    "PNG files 000, 001, ... and a sheet of all."
+    from litevae_diffae.viz import image_grid, save_png, to_uint8
+    images = images.cpu()
+    for i,picture in enumerate(to_uint8(images)): save_png(out/f"{i:03d}.png", picture)
+    save_png(out/"sheet.png", image_grid(images, n_cols=n_cols))
+
+# %% ../nbs/52_cli.ipynb #b11d1789
+@dataclass(frozen=True)
+class Sample:
+    "Draw new images with a Diff-AE that has a prior, or with a DDIM."
+    model: str # shipped name, folder or Hub id
+    out: str # folder for the pictures
+    n: int = 16 # how many
+    n_steps: int = 100 # of the image sampler
+    latent_steps: Optional[int] = None # of the prior; n_steps if not given
+    seed: int = 0 # of the noise
+
+    def __call__(self):
+        import torch
+        model, out = load_model(self.model, kinds=("DiffAE", "DDIM")), make_out(self.out)
+        prior = {} if self.latent_steps is None else {"latent_steps": self.latent_steps}
+        if prior and not hasattr(model, "prior"): raise ValueError("latent_steps: only for a DiffAE, and this is a DDIM")
+        save_pictures(out, model.sample(self.n, self.n_steps, generator=torch.Generator().manual_seed(self.seed), **prior))
+        print(f"{self.n} pictures: {out}")
+
+# %% ../nbs/52_cli.ipynb #a774b0de
+@dataclass(frozen=True)
+class Interpolate:
+    "Walk from one image to another with a Diff-AE."
+    a: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="A")] # first image file
+    b: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="B")] # last image file
+    model: str # shipped name, folder or Hub id
+    out: str # folder for the pictures
+    n: int = 8 # pictures, both ends included
+    n_steps: int = 100 # of inversion and sampler
+
+    def __call__(self):
+        import torch
+        if self.n < 2: raise ValueError(f"n: must be at least 2, got {self.n}")
+        for path in (self.a, self.b):
+            if not Path(path).expanduser().is_file(): raise ValueError(f"interpolate: {path} is no image file")
+        model, out = load_model(self.model, kinds=("DiffAE",)), make_out(self.out)
+        a, b = (fit(model, next(each_image(path))[1])[0] for path in (self.a, self.b))
+        save_pictures(out, model.interpolate(a, b, torch.linspace(0, 1, self.n).tolist(), self.n_steps), n_cols=self.n)
+        print(f"{self.n} pictures: {out}")
+
+# %% ../nbs/52_cli.ipynb #c6be5f44
+@dataclass(frozen=True)
+class Edit:
+    "Change an attribute of images with a Diff-AE that has a classifier."
+    data: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")] # image file, image folder or data set
+    model: str # shipped name, folder or Hub id
+    attribute: str # a name that the classifier knows, such as Smiling
+    out: str # folder for the pictures
+    strength: float = 0.3 # times the root of z_dim; negative removes
+    n_steps: int = 100 # of inversion and sampler
+
+    def __call__(self):
+        from litevae_diffae.viz import save_png, to_uint8
+        model, out, n = load_model(self.model, kinds=("DiffAE",)), make_out(self.out), 0
+        for names,_,x in model_batches(model, self.data):
+            for name,picture in zip(names, to_uint8(model.edit(x, self.attribute, self.strength, self.n_steps))): save_png(out/f"{name}.png", picture)
+            n += len(names)
+        if not n: raise ValueError(f"data: no picture in {self.data} could be read")
+        print(f"{n} pictures, {self.attribute} {self.strength:+g}: {out}")
 
 # %% ../nbs/52_cli.ipynb #4abe33d4
 @dataclass(frozen=True)
@@ -254,16 +380,21 @@ class Import:
     checkpoint: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="CKPT")] # last.ckpt or its folder
     preset: str # settings it was trained with, such as diffae-ffhq128
     out: str # folder for config.json and model.safetensors
+    set: tuple[str, ...] = () # fields of the preset that were trained otherwise, such as z_dim=256
 
     def __call__(self):
-        from litevae_diffae.diffae.official import load_diffae_checkpoint
-        model, out = load_diffae_checkpoint(self.checkpoint, self.preset), make_out(self.out)
+        from litevae_diffae.core import make_config
+        from litevae_diffae.diffae.official import find_config, load_diffae_checkpoint
+        config = find_config(self.preset)
+        if self.set: config = make_config(type(config), {**vars(config), **parse_overrides(self.set)})
+        model, out = load_diffae_checkpoint(self.checkpoint, config), make_out(self.out)
         model.save_pretrained(out)
         print(f"{type(model).__name__}: {out}")
 
 # %% ../nbs/52_cli.ipynb #f138ee8a
-commands = {"demo": Demo, "train": Train, "encode": Encode, "reconstruct": Reconstruct, "evaluate": Evaluate, "bench": Bench, "import": Import}
-description = "LiteVAE and Diff-AE: train, encode, reconstruct, evaluate. --debug shows the traceback of an error."
+commands = {"demo": Demo, "train": Train, "encode": Encode, "reconstruct": Reconstruct, "sample": Sample, "interpolate": Interpolate, "edit": Edit,
+            "evaluate": Evaluate, "bench": Bench, "import": Import}
+description = "LiteVAE and Diff-AE: train, encode, reconstruct, sample, edit, evaluate. --debug shows the traceback of an error."
 
 def fold_box(text:str)->str: # one line
     "The message inside tyro's error box."

@@ -155,6 +155,7 @@ def interpolate(self:DiffAE, x_a:Tensor, x_b:Tensor, # (B, C, H, W) or (C, H, W)
     "Images between two: z_sem on a line, x_T on an arc."
     if x_a.ndim == 3: return self.interpolate(x_a[None], x_b[None], alphas, n_steps)[0]
     if x_a.shape != x_b.shape: raise ValueError(f"x_b: expected the shape of x_a {tuple(x_a.shape)}, got {tuple(x_b.shape)}")
+    if len(alphas) == 0: raise ValueError("alphas: needs at least one number, got none")
     (z_a, z_b), alphas = (self.encode(x) for x in (x_a, x_b)), [float(a) for a in alphas]
     T_a, T_b = self.invert(x_a, z_a, n_steps), self.invert(x_b, z_b, n_steps)
     z = torch.stack([torch.lerp(z_a, z_b, a) for a in alphas], 1)
@@ -168,12 +169,13 @@ def needs(part, name:str, how:str): # the part itself
     return part
 
 @patch
-def sample(self:DiffAE, n:int, n_steps:int=100, latent_steps:int=None, generator:torch.Generator=None)->Tensor: # (n, C, S, S)
+def sample(self:DiffAE, n:int, n_steps:int=100, latent_steps:int=None, generator:torch.Generator=None,
+           **kw)->Tensor: # clip, callback, batch_size of `decode` -> (n, C, S, S)
     "New images: z_sem from the prior, x_T from N(0, I)."
     check_positive(n=n)
     prior = needs(self.prior, "sample", "train the latent prior first: model.prior is None")
     z_sem = prior.sample(n, latent_steps or n_steps, generator=generator).to(self.device)
-    return self.decode(self.noise(n, generator), z_sem, n_steps)
+    return self.decode(self.noise(n, generator), z_sem, n_steps, **kw)
 
 @patch
 @torch.no_grad()

@@ -119,7 +119,7 @@ def check_range(x:Tensor, name:str="x")->None:
 
 def check_noise(x_T:Tensor)->None:
     "Warn if `x_T` looks like uniform noise."
-    if x_T.numel() > 8 and (x_T >= 0).all(): warnings.warn("x_T: all values are positive; sampling starts from normal noise (torch.randn), not uniform noise (torch.rand)")
+    if x_T.numel() > 8 and x_T.min() >= 0 and x_T.max() <= 1 and x_T.std() > 0.2: warnings.warn("x_T: all values lie between 0 and 1; sampling starts from normal noise (torch.randn), not uniform noise (torch.rand)")
 
 # %% ../../nbs/24_diffusion.model.ipynb #3869369b
 @dataclass(frozen=True)

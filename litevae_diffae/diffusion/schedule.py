@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['linear_betas', 'const_betas', 'Schedule', 'q_sample', 'Posterior', 'posterior', 'ddpm_step', 'ddpm_sample',
-           'gaussian_eps', 'ddim_timesteps', 'respace']
+           'gaussian_eps', 'ddim_timesteps', 'respace', 'section_timesteps']
 
 # %% ../../nbs/20_diffusion.schedule.ipynb #f8c9386e
+from itertools import accumulate
 from typing import NamedTuple
 import torch
 from torch import Tensor
@@ -38,9 +39,9 @@ class Schedule:
     def at(self, table:Tensor, # (T,) any table
            t:Tensor, # (B,) integer steps
            x:Tensor, # gives device and number of dimensions
-          )->Tensor: # (B, 1, ...) float32
+          )->Tensor: # (B, 1, ...) in float32, or in float64 if `x` is
         "One entry per image."
-        return table.to(x.device, torch.float32)[t].view(-1, *[1]*(x.ndim - 1))
+        return table.to(x.device, torch.promote_types(x.dtype, torch.float32))[t].view(-1, *[1]*(x.ndim - 1))
 
     def abar(self, x, t): return self.at(self.alphas_cumprod, t, x)
 
@@ -122,7 +123,21 @@ def ddim_timesteps(n_steps:int, # length of the grid
 
 # %% ../../nbs/20_diffusion.schedule.ipynb #a3fb49ca
 def respace(schedule:Schedule,
-            n_steps:int)->Schedule: # of length n_steps
-    "The process that visits only `ddim_timesteps(n_steps)`."
-    abar = schedule.alphas_cumprod[ddim_timesteps(n_steps, len(schedule))]
+            steps:int|Tensor)->Schedule: # length of the DDIM grid, or the visited steps, ascending
+    "The process that visits only some steps."
+    steps = ddim_timesteps(steps, len(schedule)) if isinstance(steps, int) else steps
+    abar = schedule.alphas_cumprod[steps]
     return Schedule(1 - abar/torch.cat([torch.ones(1, dtype=abar.dtype), abar[:-1]]))
+
+# %% ../../nbs/20_diffusion.schedule.ipynb #fc5ee92e
+def section_timesteps(counts:int|list, # steps per section; one number is one section
+                      n_train:int=1000, # T of the training process
+                     )->Tensor: # (sum of counts,) int64, ascending
+    "Evenly spread steps, first and last included, in sections of equal length (Nichol & Dhariwal 2021); `ValueError` if a section is too short."
+    counts = [counts] if isinstance(counts, int) else list(counts)
+    sizes = [n_train//len(counts) + (i < n_train%len(counts)) for i in range(len(counts))]
+    for size,n in zip(sizes, counts):
+        if not 1 <= n <= size: raise ValueError(f"counts: a section of {size} steps can hold 1 to {size}, got {n}")
+    starts = accumulate(sizes, initial=0)
+    places = lambda size, n: accumulate([(size - 1)/max(n - 1, 1)]*(n - 1), initial=0.)        # summed up, like the official ones: it decides ties
+    return torch.tensor([start + round(p) for start,size,n in zip(starts, sizes, counts) for p in places(size, n)])
