@@ -6,7 +6,8 @@
 __all__ = ['model_names', 'commands', 'description', 'model_class', 'load_model', 'parse_overrides', 'preset_config', 'open_data',
            'make_out', 'Demo', 'Train', 'check_size', 'each_image', 'np_rgb', 'is_diffusion', 'fit', 'SamplerOptions',
            'RebuildOptions', 'rebuild', 'codes_of', 'model_batches', 'Encode', 'Reconstruct', 'Evaluate',
-           'save_pictures', 'Sample', 'Interpolate', 'Edit', 'Bench', 'Import', 'fold_box', 'parse', 'fail', 'main']
+           'save_pictures', 'Sample', 'Interpolate', 'Edit', 'Bench', 'Experiment', 'Import', 'fold_box', 'parse',
+           'fail', 'main']
 
 # %% ../nbs/52_cli.ipynb #fea992a6
 import contextlib, io, json, sys
@@ -79,9 +80,9 @@ def make_out(out:str)->Path: # the folder, which exists and can be written
 # %% ../nbs/52_cli.ipynb #c4703473
 @dataclass(frozen=True)
 class Demo:
-    "Train litevae-tiny on photographs for a few minutes and write report.html and metrics.json."
+    "Train a LiteVAE on photographs for a few minutes, show a Diff-AE, and write report.html and metrics.json."
     out: str = "demo" # folder of the report
-    minutes: float = 4. # training time
+    minutes: float = 4. # training time of the LiteVAE; a Diff-AE gets a quarter of it
     seed: int = 0 # of weights, crops and sampling
 
     def __call__(self):
@@ -373,6 +374,22 @@ class Bench:
         from litevae_diffae.bench import run_bench
         run_bench(out=out, only=self.only, minutes=self.minutes)
 
+# %% ../nbs/52_cli.ipynb #85707d5c
+@dataclass(frozen=True)
+class Experiment:
+    "Make one of the tables of the website: train and measure what is not yet in the results."
+    name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")] # such as diffae-autoencoding; an unknown one lists all
+    scale: Literal["small", "paper"] = "small" # small: processor cores and minutes; paper: the published sizes, for GPUs
+    seeds: int = 2 # runs of each row
+    first_seed: int = 0 # leave out the seeds before this one, which another terminal runs
+    rows: tuple[str, ...] = () # names of rows; all if not given
+    out: str = "results" # folder for NAME.json
+    work: str = "runs" # folder for logs, checkpoints and records
+
+    def __call__(self):
+        from litevae_diffae.experiment import run_experiment
+        run_experiment(self.name, self.scale, self.seeds, self.out, self.work, self.rows, self.first_seed)
+
 # %% ../nbs/52_cli.ipynb #862ed435
 @dataclass(frozen=True)
 class Import:
@@ -393,7 +410,7 @@ class Import:
 
 # %% ../nbs/52_cli.ipynb #f138ee8a
 commands = {"demo": Demo, "train": Train, "encode": Encode, "reconstruct": Reconstruct, "sample": Sample, "interpolate": Interpolate, "edit": Edit,
-            "evaluate": Evaluate, "bench": Bench, "import": Import}
+            "evaluate": Evaluate, "bench": Bench, "experiment": Experiment, "import": Import}
 description = "LiteVAE and Diff-AE: train, encode, reconstruct, sample, edit, evaluate. --debug shows the traceback of an error."
 
 def fold_box(text:str)->str: # one line
