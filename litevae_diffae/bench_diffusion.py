@@ -9,7 +9,7 @@ __all__ = ['PlainNorm', 'PlainHalf', 'PlainBlock', 'PlainAttention', 'plain_atte
            'train_functions', 'bench_diffusion_train', 'sample_functions', 'bench_diffusion_sample', 'sampler_growth',
            'growth_in_fresh_process', 'growth_ratio', 'memory_sizes', 'bench_diffusion_memory']
 
-# %% ../nbs/53_bench_diffusion.ipynb #ac032cc8
+# %% ../nbs/53_bench_diffusion.ipynb #5fa4c336
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import asdict
@@ -18,7 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-# %% ../nbs/53_bench_diffusion.ipynb #ec7e2ed3
+# %% ../nbs/53_bench_diffusion.ipynb #67541707
 from .bench import comparison, in_fresh_process, in_turns, peak_rss, spread
 from .core import in_test, n_params, seed_everything
 from .data import Batch, Crops, load_avatars
@@ -28,14 +28,14 @@ from .diffusion.schedule import q_sample
 from .diffusion.unet import resample, time_mlp, timestep_embedding
 from .train import TrainConfig, Trainer, pick_precision
 
-# %% ../nbs/53_bench_diffusion.ipynb #0c4f91f4
+# %% ../nbs/53_bench_diffusion.ipynb #313693bf
 class PlainNorm(nn.GroupNorm):
     "PyTorch's GroupNorm with min(32, C) groups, in float32."
     def __init__(self, channels:int): super().__init__(min(32, channels), channels)
     def forward(self, x:Tensor)->Tensor: # (B, C, ...)
         return nn.functional.group_norm(x.float(), self.num_groups, self.weight.float(), self.bias.float(), self.eps).to(x.dtype)
 
-# %% ../nbs/53_bench_diffusion.ipynb #ede4fdd3
+# %% ../nbs/53_bench_diffusion.ipynb #738f28b4
 class PlainHalf(nn.Module):
     "Residual block of the encoder: one convolution."
     def __init__(self, c_in:int, c_out:int, mode:str|None=None): # channels; "up", "down" or None
@@ -61,7 +61,7 @@ class PlainBlock(PlainHalf):
         h = (h*(1 + a) + b)*(1 + self.cond_emb_layers(z_sem)[..., None, None])
         return self.skip_connection(resample(x, self.mode)) + self.out_layers[1:](h)
 
-# %% ../nbs/53_bench_diffusion.ipynb #b3ccf27a
+# %% ../nbs/53_bench_diffusion.ipynb #e9c3529d
 class PlainAttention(nn.Module):
     "Self-attention over positions that builds the matrix of weights."
     def __init__(self, channels:int, n_heads:int): # channels: divisible by n_heads
@@ -76,7 +76,7 @@ class PlainAttention(nn.Module):
         weights = torch.einsum("bct,bcs->bts", q*scale, k*scale).float().softmax(-1).to(v.dtype)
         return x + self.proj_out(torch.einsum("bts,bcs->bct", weights, v).reshape(B, C, H*W)).view(B, C, H, W)
 
-# %% ../nbs/53_bench_diffusion.ipynb #7eda188d
+# %% ../nbs/53_bench_diffusion.ipynb #7c2609c4
 def plain_attend(c:int, side:int, where:tuple, n_heads:int)->list: # of no or one layer
     "Attention if the feature map's side is among `where`."
     return [PlainAttention(c, n_heads)] if side in where else []
@@ -95,7 +95,7 @@ def plain_down(config:DiffAEConfig, channel_mult:tuple, n_res_blocks:int, where:
     middle = [block(c, c, None), PlainAttention(c, config.n_heads), block(c, c, None)]
     return nn.ModuleList(map(nn.ModuleList, blocks)), nn.ModuleList(middle), kept
 
-# %% ../nbs/53_bench_diffusion.ipynb #83a756ed
+# %% ../nbs/53_bench_diffusion.ipynb #0992b600
 class PlainEncoder(nn.Module):
     "Image -> z_sem."
     def __init__(self, config:DiffAEConfig):
@@ -109,7 +109,7 @@ class PlainEncoder(nn.Module):
             for layer in layers: x = layer(x)
         return self.out(x)
 
-# %% ../nbs/53_bench_diffusion.ipynb #0863fe10
+# %% ../nbs/53_bench_diffusion.ipynb #c85c09ac
 class PlainDiffAE(nn.Module):
     "Encoder and conditional U-Net, as the official recipe writes them."
     def __init__(self, config:DiffAEConfig): # with the convolutional stem and residual blocks that resample
@@ -138,7 +138,7 @@ class PlainDiffAE(nn.Module):
         for layers in self.output_blocks: h = run(layers, torch.cat([h, kept.pop()], dim=1))
         return self.out(h)
 
-# %% ../nbs/53_bench_diffusion.ipynb #c25841d9
+# %% ../nbs/53_bench_diffusion.ipynb #6e61c442
 def pair(config:DiffAEConfig, seed:int=0, # of the weights
          loud:bool=False, # fill the layers that start at zero
         )->tuple[DiffAE, PlainDiffAE]:
@@ -150,7 +150,7 @@ def pair(config:DiffAEConfig, seed:int=0, # of the weights
     plain.load_state_dict(ours.state_dict())
     return ours, plain
 
-# %% ../nbs/53_bench_diffusion.ipynb #08b4d809
+# %% ../nbs/53_bench_diffusion.ipynb #077f7cdb
 @torch.no_grad()
 def plain_ddim(net:PlainDiffAE, x:Tensor, # (B, C, H, W) float32: images if `invert`, else x_T
                z_sem:Tensor, # (B, D) in the network's dtype
@@ -167,7 +167,7 @@ def plain_ddim(net:PlainDiffAE, x:Tensor, # (B, C, H, W) float32: images if `inv
         x = targets[i]**0.5*x_0 + (1 - targets[i])**0.5*eps
     return x
 
-# %% ../nbs/53_bench_diffusion.ipynb #fb0b74db
+# %% ../nbs/53_bench_diffusion.ipynb #e1d02019
 def plain_loss(net:PlainDiffAE, x_0:Tensor, # (B, C, H, W) in [-1, 1]
                t:Tensor=None, eps:Tensor=None)->Tensor: # drawn if None -> scalar, mean over B, C, H, W
     "Squared error of the predicted noise."
@@ -189,7 +189,7 @@ def plain_step(net:PlainDiffAE, precision:str="fp32", # "bf16": autocast around 
         return loss.item()
     return step
 
-# %% ../nbs/53_bench_diffusion.ipynb #b9279dea
+# %% ../nbs/53_bench_diffusion.ipynb #42bcc6a6
 def trainer_step(model:DiffAE, x_0:Tensor, # (B, C, H, W) in [-1, 1]
                  precision:str="auto")->Callable: # without arguments
     "A function that trains for one step, the weight average included."
@@ -200,7 +200,7 @@ def trainer_step(model:DiffAE, x_0:Tensor, # (B, C, H, W) in [-1, 1]
         for name,ema in run.ema.items(): ema.update(run.task.nets[name])
     return step
 
-# %% ../nbs/53_bench_diffusion.ipynb #5a67aecf
+# %% ../nbs/53_bench_diffusion.ipynb #7d88ba00
 class Given(NamedTuple):
     "A batch with its noise."
     image: Tensor # (B, C, H, W) in [-1, 1]
@@ -216,7 +216,7 @@ def given_batches(n:int, batch:int, config:DiffAEConfig, # n batches; images in 
         return Given(x, torch.randint(1000, (batch,), generator=g), torch.randn(x.shape, generator=g))
     return [one() for _ in range(n)]
 
-# %% ../nbs/53_bench_diffusion.ipynb #5630440f
+# %% ../nbs/53_bench_diffusion.ipynb #7b9330e8
 class GivenTask(DiffusionTask):
     "Trains on `Given` batches and remembers its losses."
     def __init__(self, model:DiffAE): # trained in place
@@ -229,7 +229,7 @@ class GivenTask(DiffusionTask):
         self.losses.append(loss.item())
         return {"loss": loss}
 
-# %% ../nbs/53_bench_diffusion.ipynb #de0a8a0c
+# %% ../nbs/53_bench_diffusion.ipynb #6735bea2
 def our_losses(model:DiffAE, batches:list[Given], lr:float, # trained in place; of Adam
                precision:str="auto")->list[float]: # loss of each step
     "Train with the Trainer."
@@ -243,7 +243,7 @@ def plain_losses(net:PlainDiffAE, batches:list[Given], lr:float)->list[float]: #
     step = plain_step(net, lr=lr)
     return [step(*batch) for batch in batches]
 
-# %% ../nbs/53_bench_diffusion.ipynb #567b7e14
+# %% ../nbs/53_bench_diffusion.ipynb #6269129d
 def running_mean(values:list, window:int=10)->Tensor: # (n - window + 1,); a shorter list is one window
     "Means of neighbours."
     return torch.tensor(values).unfold(0, min(window, len(values)), 1).mean(1)
@@ -256,7 +256,7 @@ def at_most(value:float, limit:float)->dict: # as `comparison` writes ratios, so
     "A quotient that should be small, beside its limit."
     return {"median": value, "min": value, "max": value, "target": limit, "met": value <= limit}
 
-# %% ../nbs/53_bench_diffusion.ipynb #28dd0442
+# %% ../nbs/53_bench_diffusion.ipynb #f3afe4cc
 def loss_curves(n_steps:int|None=None, # 60 if None, fewer under test
                 batch:int=8, # images
                 config:DiffAEConfig|None=None, # `diffae-tiny` if None: 32 pixels
@@ -271,7 +271,7 @@ def loss_curves(n_steps:int|None=None, # 60 if None, fewer under test
     gap, noise = largest_gap(ours, plain[seeds[0]]), max(largest_gap(a, b) for a,b in combinations(plain.values(), 2))
     return {"steps": n_steps, "ours": ours, "plain": plain, "gap": gap, "spread": noise, "gap over spread": at_most(gap/noise, 1.)}
 
-# %% ../nbs/53_bench_diffusion.ipynb #a02d9629
+# %% ../nbs/53_bench_diffusion.ipynb #e4335f28
 def bench_config(width:int=64)->DiffAEConfig: # base channels
     "The architecture that is timed; something tiny under test."
     if in_test(): return DiffAEConfig(image_size=16, model_channels=32, channel_mult=(1, 2), n_res_blocks=1, attention_resolutions=(8,), embed_channels=32, z_dim=32, enc_channel_mult=(1, 2, 2), enc_n_res_blocks=1)
@@ -285,7 +285,7 @@ def train_functions(config:DiffAEConfig, x_0:Tensor, # (B, C, H, W) in [-1, 1]
     plain = plain_step(plain)
     return {"ours": trainer_step(ours, x_last, precision), "plain": lambda: plain(x_0), f"plain {precision} channels_last": lambda: middle(x_last)}
 
-# %% ../nbs/53_bench_diffusion.ipynb #62181a68
+# %% ../nbs/53_bench_diffusion.ipynb #b94a4de2
 def bench_diffusion_train(seconds:float|None=None, # for the steps; the curves take what they take
                           config:DiffAEConfig|None=None, batch:int|None=None, # 25 million parameters and 32 images if None
                          )->dict: # "step": a comparison; "loss": of `loss_curves`, with `config` if given
@@ -298,7 +298,7 @@ def bench_diffusion_train(seconds:float|None=None, # for the steps; the curves t
     return {"parameters": n, "batch": batch, "pixels": c.image_size, "precision": precision, "weight_average": "part of every step", "aim": 3.5,
             "step": comparison(times, "ours", rivals), "loss": loss_curves(config=config)}
 
-# %% ../nbs/53_bench_diffusion.ipynb #ad668e15
+# %% ../nbs/53_bench_diffusion.ipynb #67cb7207
 def sample_functions(config:DiffAEConfig, x:Tensor, # (B, C, H, W) in [-1, 1]
                      n_steps:int)->dict[str, Callable]: # names: ours or plain, and the dtype
     "Round trips in both dtypes by both."
@@ -323,7 +323,7 @@ def bench_diffusion_sample(seconds:float|None=None, # for this part
                          "ms_per_image": {k: asdict(spread(1e3*s/batch for s in v)) for k,v in times.items()}}
     return out
 
-# %% ../nbs/53_bench_diffusion.ipynb #d1369335
+# %% ../nbs/53_bench_diffusion.ipynb #e3bac9ba
 def sampler_growth(n_steps:int, # of both directions
                    batch:int=8, # images
                    keep:bool=False, # hold on to all states, to see that it shows
@@ -343,7 +343,7 @@ def growth_in_fresh_process(n_steps:int, **kw)->dict: # arguments of `sampler_gr
     "`sampler_growth` in a new Python."
     return in_fresh_process(f"__import__('litevae_diffae.bench_diffusion', fromlist=['x']).sampler_growth({n_steps}, **{kw})")
 
-# %% ../nbs/53_bench_diffusion.ipynb #92778bd0
+# %% ../nbs/53_bench_diffusion.ipynb #b04a571a
 def growth_ratio(few:float, many:float, # megabytes with few and with many steps
                  slack:float=5.)->dict: # megabytes that don't count
     "Growth with many steps over growth with few, beside the limit."
