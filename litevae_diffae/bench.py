@@ -8,7 +8,8 @@ __all__ = ['litevaes', 'smallest', 'baseline', 'layouts', 'targets', 'parts', 'i
            'bench_wavelets', 'build_encoder', 'initialised', 'fastest_layout', 'encoder_functions', 'dtypes',
            'encoder_names', 'bench_encode', 'peak_rss', 'memory_growth', 'in_fresh_process', 'memory_fraction',
            'bench_memory', 'GNConv', 'SMCConv', 'train_function', 'bench_smc', 'PlainGroupNormSiLU', 'with_plain_norms',
-           'bench_layers', 'top_operations', 'bench_profile', 'encoder_table', 'ratio_rows', 'report', 'run_bench']
+           'bench_layers', 'top_operations', 'bench_profile', 'encoder_table', 'ratio_rows', 'report', 'later',
+           'run_bench']
 
 # %% ../nbs/50_bench.ipynb #7cf8f1da
 import json, os, platform, statistics, subprocess, sys, time
@@ -416,11 +417,20 @@ def report(results:dict, # of `run_bench`
     for row in results.get("table", []): lines.append("  ".join(f"{k} {v:,.2f}" if isinstance(v, float) else f"{k} {v:,}" if isinstance(v, int) else f"{v:12}" for k,v in row.items()))
     return "\n".join(lines)
 
+# %% ../nbs/50_bench.ipynb #5b94547a
+def later(name:str)->Callable: # of a part
+    "A part that another chapter defines."
+    def part(seconds:float|None=None):
+        from litevae_diffae import bench_diffusion
+        return getattr(bench_diffusion, f"bench_{name}")(seconds)
+    return part
+
 # %% ../nbs/50_bench.ipynb #65e4e096
-parts = {"wavelets": bench_wavelets, "encode": bench_encode, "memory": bench_memory, "smc": bench_smc, "layers": bench_layers, "profile": bench_profile}
+parts = {"wavelets": bench_wavelets, "encode": bench_encode, "memory": bench_memory, "smc": bench_smc, "layers": bench_layers, "profile": bench_profile,
+         **{name: later(name) for name in ("diffusion_train", "diffusion_sample", "diffusion_memory")}}
 
 def run_bench(out:str="results/bench.json", # file for the results, or None
-              only:str|None=None, # one part, or several with commas: wavelets, encode, memory, smc, layers, profile
+              only:str|None=None, # one part, or several with commas; None: all of `parts`
               minutes:float|None=None, # time to aim at; at least three rounds of everything run
              )->dict: # what is in the file
     "Run the benchmark, print the ratios and write them."
