@@ -142,17 +142,24 @@ class Codes:
     z_sem: Tensor # (N, D) float32, on the CPU
     mean: Tensor # (D,) float64, of the whole collection
     std: Tensor # (D,) float64, unbiased
-    files: list # N names of the images
+    files: list|tuple = () # N names of the images, if known
     attributes: Tensor|None = None # (N, A) uint8 of 0/1
     names: tuple = () # of the A attributes
 
     def __len__(self): return len(self.z_sem)
     def __getitem__(self, rows): # indices or a mask; the statistics stay those of the whole collection
         keep = torch.arange(len(self))[rows]
-        return replace(self, z_sem=self.z_sem[keep], files=[self.files[i] for i in keep], attributes=None if self.attributes is None else self.attributes[keep])
+        return replace(self, z_sem=self.z_sem[keep], files=[self.files[i] for i in keep] if self.files else (), attributes=None if self.attributes is None else self.attributes[keep])
     def normalized(self)->Tensor: # (N, D) float32
         "(z_sem - mean)/std"
         return ((self.z_sem - self.mean)/self.std).float()
+
+    @classmethod
+    def of(cls, z_sem:Tensor, # (N, D) a whole collection
+           **fields): # files, attributes, names
+        "Codes with their own statistics."
+        z_sem = z_sem.detach().float().cpu()
+        return cls(z_sem, *code_stats(z_sem), **fields)
 
 # %% ../../nbs/33_diffae.latent.ipynb #f481d4df
 def members(source:Source)->tuple: # (the whole collection, indices into it)
@@ -236,7 +243,7 @@ def cache_codes(model:DiffAE, # its averaged weights, as `train_diffae` and `fro
 
 def join_shards(shards:list, files:list, names:tuple)->Codes:
     z_sem = torch.cat([s["z_sem"] for s in shards])
-    return Codes(z_sem, *code_stats(z_sem), files, torch.cat([s["attributes"] for s in shards]) if names else None, tuple(names))
+    return Codes.of(z_sem, files=files, attributes=torch.cat([s["attributes"] for s in shards]) if names else None, names=tuple(names))
 
 # %% ../../nbs/33_diffae.latent.ipynb #afe05721
 def finish_index(out:Path, codes:Codes)->None:
