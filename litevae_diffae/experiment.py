@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['scales', 'modules', 'Row', 'row_key', 'Experiment', 'find_experiments', 'spread_of', 'read_records', 'make_table',
-           'write_results', 'run_experiment', 'read_results', 'results_table', 'Markdown', 'markdown_table']
+           'write_results', 'run_experiment', 'find_result', 'read_results', 'results_table', 'Markdown',
+           'markdown_table']
 
 # %% ../nbs/54_experiment.ipynb #255a37e1
 import hashlib, json, time
@@ -113,12 +114,18 @@ def run_experiment(name:str, # of `find_experiments`
     return found
 
 # %% ../nbs/54_experiment.ipynb #6c0f0024
+def find_result(name:str, # below the folder, e.g. models/ddim-avatars
+                folder:str="results")->Path:
+    "A file or folder of the results, here or in a folder above; `FileNotFoundError` if there is none."
+    here = Path.cwd().resolve()
+    for path in (p/folder/name for p in (here, *here.parents)):
+        if path.exists(): return path
+    raise FileNotFoundError(f"results: no {folder}/{name} here or above; it is in the repository, or is made with litevae-diffae experiment {Path(name).stem}")
+
 def read_results(name:str, # of a results file
                  folder:str="results")->dict:
-    "What an experiment found; `FileNotFoundError` says how to make it."
-    for path in (Path(folder)/f"{name}.json", *(p/folder/f"{name}.json" for p in Path.cwd().resolve().parents)):
-        if path.is_file(): return json.loads(path.read_text())
-    raise FileNotFoundError(f"results: no {folder}/{name}.json here or above; make it with: litevae-diffae experiment {name}")
+    "What an experiment found."
+    return json.loads(find_result(f"{name}.json", folder).read_text())
 
 def results_table(found:dict, # of `read_results`
                   columns:dict, # metric -> (title, format such as ".3f")
