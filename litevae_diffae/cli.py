@@ -10,7 +10,7 @@ __all__ = ['model_names', 'commands', 'description', 'model_class', 'load_model'
            'fail', 'main']
 
 # %% ../nbs/52_cli.ipynb #fea992a6
-import contextlib, io, json, sys
+import contextlib, io, json, re, sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, Optional
@@ -414,9 +414,9 @@ commands = {"demo": Demo, "train": Train, "encode": Encode, "reconstruct": Recon
 description = "LiteVAE and Diff-AE: train, encode, reconstruct, sample, edit, evaluate. --debug shows the traceback of an error."
 
 def fold_box(text:str)->str: # one line
-    "The message inside tyro's error box."
-    words = text.split("───── ")[0] if "╭" not in text else text.split("╮", 1)[-1].split("────", 1)[0]
-    return " ".join(words.replace("│", " ").split("Got errors:")[0].split())
+    "The message inside tyro's error box, which is drawn with lines or, on a plain terminal, with hyphens: title, message, advice."
+    parts = re.split("[─-]{5,}", text)
+    return " ".join(re.sub("[╭╮╰╯│]", " ", parts[min(1, len(parts) - 1)]).split("Got errors:")[0].split())
 
 def parse(args:list): # one of the command objects
     "Read the command line; a usage error is one line and exit code 2."
