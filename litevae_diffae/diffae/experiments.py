@@ -8,9 +8,10 @@ __all__ = ['paper_autoencoding', 'experiments', 'scores', 'evaluate_autoencoding
            'recipe_rows']
 
 # %% ../../nbs/38_diffae.experiments.ipynb #a582bdcd
+import hashlib
 import torch
 from torch import Tensor
-from ..core import seed_everything
+from ..core import asset, seed_everything
 from ..data import Crops, open_source
 from .model import DiffAE
 from .train import diffae_recipe, swap_probe, train_diffae
@@ -116,7 +117,8 @@ def autoencoding_rows(scale:str)->list: # "small" or "paper"
     preset, ddim, dims, images = ("diffae-avatars", "ddim-avatars", (128, 32, 8), 70_000) if small else ("diffae-ffhq128", "ddim-128", (512, 256, 128, 64), 48_000_000)
     data = {} if small else dict(data="hf:merkol/ffhq-256", test="hf:korexyz/celeba-hq-256x256")
     row = lambda name, preset, model: Row(name, dict(preset=preset, model=model, train=dict(images=images), **data, **measure), run_autoencoding)
-    main = [Row("Diff-AE, four times the images (shipped)", dict(weights="avatars", **measure), run_autoencoding)] if small else []
+    sha = hashlib.sha256((asset("diffae-avatars")/"model.safetensors").read_bytes()).hexdigest()[:12]
+    main = [Row("Diff-AE, four times the images (shipped)", dict(weights="avatars", sha256=sha, **measure), run_autoencoding)] if small else []
     return main + [row("DDIM", ddim, {}), *(row(f"Diff-AE, z_dim {D}", preset, dict(z_dim=D)) for D in dims)]
 
 paper_autoencoding = { # FFHQ128 -> CelebA-HQ at 128 px; SSIM, LPIPS, MSE at T = 10, 20, 50, 100
