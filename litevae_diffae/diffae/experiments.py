@@ -133,7 +133,7 @@ paper_autoencoding = { # FFHQ128 -> CelebA-HQ at 128 px; SSIM, LPIPS, MSE at T =
 # %% ../../nbs/38_diffae.experiments.ipynb #a0c0433a
 def recipe_rows(scale:str)->list: # "small" or "paper"
     "Rows of the recipe table: equal minutes."
-    train = dict(minutes=3 if scale == "small" else 600)
+    train = dict(minutes=2 if scale == "small" else 600)
     conv = dict(stem="conv", channel_mult=[1, 2, 3, 4, 4], enc_channel_mult=[1, 2, 2, 4, 4, 4], loss_weight="none", band_rms=[])
     plain = dict(loss_weight="none", band_rms=[])
     models = {"conv stem, predict eps (the paper)": {**conv, "prediction_type": "eps"}, "conv stem, predict v": conv,
