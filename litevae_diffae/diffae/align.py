@@ -239,7 +239,7 @@ def pyramid(short:int, min_face:int, factor:float=0.709)->list: # short side and
     return scales
 
 def calibrate(boxes:Tensor, offsets:Tensor, last:int=1)->Tensor: # (N, 4) each; last: 0 leaves the last pixel out of the width
-    "Move the corners by fractions of the box's size (section 3.2)."
+    "Move the corners by fractions of the box's size (section II.A of the paper)."
     return boxes + offsets*(boxes[:, 2:] - boxes[:, :2] + last).repeat(1, 2)
 
 def squared(boxes:Tensor)->Tensor: # (N, 4) both
@@ -323,6 +323,7 @@ class MTCNN(nn.Module):
         "All faces of a photograph."
         if min_face < 12: raise ValueError(f"min_face: must be at least 12 pixels, got {min_face}")
         x = (torch.tensor(to_array(photo), device=next(self.parameters()).device).movedim(-1, 0)[None].float() - 127.5)/128
+        if min(x.shape[-2:]) < min_face: raise ValueError(f"photo: both sides must be at least min_face = {min_face} pixels, got {x.shape[-2]} x {x.shape[-1]}")
         found = [propose(self.pnet, x, s, thresholds[0]) for s in pyramid(min(x.shape[-2:]), min_face)]
         boxes, p, offsets = (torch.cat(parts) for parts in zip(*found))
         keep = nms(boxes, p, 0.7)
