@@ -23,7 +23,7 @@ from tqdm import tqdm
 from ..core import Pretrained, check_positive, seed_everything, write_atomic
 from ..data import Crops, ImageFolder, Part, Source, _Order, one_pass, open_source
 from .model import DiffAE
-from ..diffusion.ddim import ddim_decode
+from ..diffusion.dpm_solver import pick_sampler
 from ..diffusion.schedule import Schedule, const_betas, q_sample
 from ..diffusion.unet import time_mlp, timestep_embedding
 from ..train import Task, TrainConfig, Trainer
@@ -123,17 +123,20 @@ def _stats(self:LatentDDIM):
 @patch
 @torch.no_grad()
 def decode(self:LatentDDIM, z_T:Tensor, # (B, D) N(0, I)
-           n_steps:int=100, callback=None)->Tensor: # (B, D) normalised codes
-    "Deterministic DDIM sampling, never clamped."
-    return ddim_decode(lambda z,t: self.eps(z, torch.full((len(z),), t, device=z.device)), z_T, n_steps, self.schedule, clip=False, callback=callback)
+           n_steps:int=100, callback=None,
+           sampler:str="ddim")->Tensor: # or "dpm" -> (B, D) normalised codes
+    "Deterministic sampling, never clamped."
+    eps_model = lambda z,t: self.eps(z, torch.full((len(z),), t, device=z.device))
+    return pick_sampler(sampler).decode(eps_model, z_T, n_steps, self.schedule, clip=False, callback=callback)
 
 @patch
-def sample(self:LatentDDIM, n:int, n_steps:int=100, generator:torch.Generator=None)->Tensor: # (n, D) codes, ready for `DiffAE.decode`
+def sample(self:LatentDDIM, n:int, n_steps:int=100, generator:torch.Generator=None,
+           sampler:str="ddim")->Tensor: # or "dpm" -> (n, D) codes, ready for `DiffAE.decode`
     "New semantic codes."
     check_positive(n=n); self._stats()
     device = self.z_sem_mean.device
     z_T = torch.randn((n, self.config.z_dim), generator=generator, device=generator.device if generator else device).to(device)
-    return self.denormalize(self.decode(z_T, n_steps))
+    return self.denormalize(self.decode(z_T, n_steps, sampler=sampler))
 
 # %% ../../nbs/33_diffae.latent.ipynb #ae221bb0
 @dataclass(frozen=True)
