@@ -1,4 +1,5 @@
 """What a wheel holds, and that the package in it works away from the repository."""
+import json
 import os
 import re
 import shutil
@@ -51,3 +52,10 @@ def test_wheel_works_elsewhere_without_network(wheel, tmp_path):
     env = dict(os.environ, PYTHONPATH=str(tmp_path / "site"))
     said = run(ROOT / "tools" / "check_installed.py", cwd=tmp_path / "elsewhere", env=env)
     assert "installed package works without the network" in said
+
+
+@pytest.mark.parametrize("config", sorted((ROOT / LIB / "assets").glob("*/config.json")), ids=lambda p: p.parent.name)
+def test_a_shipped_model_is_small_and_tells_how_it_was_made(config):
+    found = [p for p in config.parent.rglob("*") if p.is_file()]
+    assert sum(p.stat().st_size for p in found) <= 16_000_000
+    assert json.loads((config.parent / "recipe.json").read_text())["command"].startswith(("litevae-diffae", "OMP_NUM_THREADS=1 litevae-diffae"))
