@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['AttributeClassifierConfig', 'AttributeClassifier', 'check_direction', 'read_labels', 'labelled', 'fit_adam', 'fit_l2',
-           'fit_classifier', 'balanced_rows']
+           'linear_classifier', 'fit_classifier', 'balanced_rows']
 
 # %% ../../nbs/34_diffae.manipulate.ipynb #387cb148
 from dataclasses import dataclass, replace
@@ -98,20 +98,31 @@ def labelled(codes:Codes|Tensor, attributes=None, names=None)->Codes: # as `fit_
 
 # %% ../../nbs/34_diffae.manipulate.ipynb #471e5b82
 def fit_adam(z:Tensor, y:Tensor, # (N, D) normalised codes, (N, A) of 0/1
-             n_samples:int=300_000, batch_size:int=32, lr:float=1e-3, seed:int=0)->tuple: # weight (A, D), bias (A,)
+             batches, # iterable of row numbers (B,), one for each step
+             lr:float=1e-3)->tuple: # weight (A, D), bias (A,)
     "The published recipe: binary cross-entropy over all entries, Adam."
     weight, bias = torch.zeros(y.shape[1], z.shape[1], requires_grad=True), torch.zeros(y.shape[1], requires_grad=True)
     opt = torch.optim.Adam([weight, bias], lr)
-    for rows in islice(code_batches(torch.arange(len(z)), batch_size, seed), -(-n_samples//batch_size)):
+    for rows in batches:
         loss = F.binary_cross_entropy_with_logits(F.linear(z[rows], weight, bias), y[rows])
         opt.zero_grad(); loss.backward(); opt.step()
     return weight.detach(), bias.detach()
 
 def fit_l2(z:Tensor, y:Tensor, # (N, D) normalised codes, (N, A) of 0/1
-           l2:float=100.)->tuple: # weight (A, D), bias (A,)
-    "All rows at once: the minimum of sum of cross-entropies + l2/2 |w|^2, one attribute at a time."
-    fits = [LogisticRegression(C=1/l2, max_iter=1000).fit(z.numpy(), column.numpy()) for column in y.T]
+           l2:float=100., balanced:bool=False)->tuple: # weight (A, D), bias (A,)
+    "All rows at once: the minimum of sum of cross-entropies + l2/2 |w|^2, one attribute at a time; balanced: both values weigh the same."
+    fit = lambda column: LogisticRegression(C=1/l2, max_iter=1000, class_weight="balanced" if balanced else None).fit(z.numpy(), column.numpy())
+    fits = [fit(column) for column in y.T]
     return torch.tensor([f.coef_[0].tolist() for f in fits]), torch.tensor([f.intercept_[0].item() for f in fits])
+
+def linear_classifier(weight:Tensor, bias:Tensor, # (A, D), (A,)
+                      mean:Tensor, std:Tensor, # (D,) each, statistics of the codes
+                      names:tuple)->AttributeClassifier: # in eval mode
+    "A classifier with given numbers."
+    clf = AttributeClassifier(AttributeClassifierConfig(weight.shape[1], tuple(names)))
+    with torch.no_grad():
+        for mine,value in ((clf.linear.weight, weight), (clf.linear.bias, bias), (clf.z_sem_mean, mean), (clf.z_sem_std, std)): mine.copy_(value)
+    return clf.eval()
 
 # %% ../../nbs/34_diffae.manipulate.ipynb #3fe22aea
 def fit_classifier(codes:Codes|Tensor, # with attributes, or (N, D) codes
@@ -125,13 +136,11 @@ def fit_classifier(codes:Codes|Tensor, # with attributes, or (N, D) codes
     "A linear classifier of normalised codes, with one direction per attribute."
     check_positive(n_samples=n_samples, batch_size=batch_size, lr=lr, **({} if l2 is None else {"l2": l2}))
     codes = labelled(codes, attributes, names)
-    clf = AttributeClassifier(AttributeClassifierConfig(codes.z_sem.shape[1], codes.names))
     z, y = codes.normalized(), codes.attributes
-    weight, bias = fit_adam(z, y, n_samples, batch_size, lr, seed) if l2 is None else fit_l2(z, y, l2)
-    with torch.no_grad():
-        for mine,value in ((clf.linear.weight, weight), (clf.linear.bias, bias), (clf.z_sem_mean, codes.mean), (clf.z_sem_std, codes.std)): mine.copy_(value)
+    batches = islice(code_batches(torch.arange(len(z)), batch_size, seed), -(-n_samples//batch_size))
+    clf = linear_classifier(*(fit_adam(z, y, batches, lr) if l2 is None else fit_l2(z, y, l2)), codes.mean, codes.std, codes.names)
     if model is not None: model.classifier = clf.to(model.device)
-    return clf.eval()
+    return clf
 
 # %% ../../nbs/34_diffae.manipulate.ipynb #6360d609
 def balanced_rows(codes:Codes, # with attributes
