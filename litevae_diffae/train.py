@@ -276,8 +276,9 @@ def update(self:Trainer, name:str, # of an optimizer
         self.acc.unscale_gradients(opt)
         norm = nn.utils.clip_grad_norm_([p for g in opt.param_groups for p in g["params"]], limit)
         values = dict(zip([*self.parts, "norm"], torch.stack([*(v.float() for v in self.parts.values()), norm.float()]).tolist()))
+        self.parts = {}                                          # also if the check fails: the step is then run again, to name the module
         self._check(values, name)
-        self.norms[name] = values.pop("norm"); self.seen.update(values); self.parts = {}
+        self.norms[name] = values.pop("norm"); self.seen.update(values)
     opt.step(); opt.zero_grad()
 
 # %% ../nbs/05_train.ipynb #37767cd1

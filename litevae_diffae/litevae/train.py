@@ -137,6 +137,7 @@ def train_litevae(model:str|LiteVAEConfig|LiteVAE="litevae-b", # a preset's name
                   device:str|None=None, # "cpu" keeps off the GPU
                   progress:bool=True, # show a bar
                   stats_images:int=512, # crops that the statistics of the latents are measured on
+                  make_task=LiteVAETask, # (model, weights, shown, freeze_encoder, notes=...) -> the task of the `Trainer`
                   **changes, # fields of `TrainConfig` to change, e.g. `minutes=10`, `lr=2e-4`
                  )->LiteVAE: # the averaged model, in eval mode, with latent statistics
     "Train a LiteVAE on pictures."
@@ -148,9 +149,10 @@ def train_litevae(model:str|LiteVAEConfig|LiteVAE="litevae-b", # a preset's name
     source, test = hold_out(data)
     crops = Crops(source, size, scale=scale, in_channels=vae.config.in_channels)
     notes = dict(size=size, scale=scale, n_images=len(source))
-    task = LiteVAETask(vae, weights, shown_pictures(test, size, vae.config.in_channels), freeze_encoder, notes=notes)
+    seed_everything(config.seed)
+    task = make_task(vae, weights, shown_pictures(test, size, vae.config.in_channels), freeze_encoder, notes=notes)
     run = Trainer(task, partial(batches, crops), config, out, device, progress).fit(resume)
-    return finish(run, crops, out, stats_images)
+    return finish(run, crops, out, stats_images, keep_stats=freeze_encoder)
 
 # %% ../../nbs/18_litevae.train.ipynb #3b8f2673
 def shown_pictures(test:Source|None, # held-out pictures
@@ -168,10 +170,11 @@ def finish(run:Trainer, # after `fit`
            crops:Crops, # the training crops
            out:str|Path|None, # folder of the run
            n_images:int=512, # crops that the statistics are measured on
+           keep_stats:bool=False, # leave statistics that are there already: the encoder did not change
           )->LiteVAE: # the averaged model
     "Measure the statistics of the latents, save the model."
     vae = run.best("model").vae.requires_grad_(True).eval()
-    compute_latent_stats(vae, batches(crops, 16, seed=run.config.seed + 1), n_images=n_images)
+    if not (keep_stats and vae.config.latents_mean): compute_latent_stats(vae, batches(crops, 16, seed=run.config.seed + 1), n_images=n_images)
     if out is not None and run.acc.is_main_process: vae.save_pretrained(Path(out)/"model")
     run.acc.wait_for_everyone()
     return vae
