@@ -6,7 +6,7 @@
 __all__ = ['frozen', 'fool', 'judge', 'mean_logit', 'AdversarialConfig', 'adversarial_weight', 'grad_norm', 'norm_ratio',
            'adaptive_weight', 'AdversarialTask', 'train_adversarial', 'check_discriminator']
 
-# %% ../../nbs/19_litevae.adversarial.ipynb #48b513ac
+# %% ../../nbs/19_litevae.adversarial.ipynb #fe91b66d
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,13 +14,13 @@ import torch
 from torch import Tensor, nn
 from ..core import check_positive, n_params
 from ..data import Batch
-from .discriminator import DiscriminatorConfig, build_discriminator, cutmix_consistency, cutmix_mask, d_loss, g_loss, unet_mult
-from .losses import LossWeights, loss_terms
+from .discriminator import DiscriminatorConfig, PatchDiscriminator, build_discriminator, cutmix_consistency, cutmix_mask, d_loss, g_loss, unet_mult
+from .losses import weighted_sum
 from .model import LiteVAE, LiteVAEConfig
 from .train import LiteVAETask, train_litevae
 from ..train import TrainConfig
 
-# %% ../../nbs/19_litevae.adversarial.ipynb #56de92ac
+# %% ../../nbs/19_litevae.adversarial.ipynb #52a2ecd4
 @contextmanager
 def frozen(net:nn.Module): # its parameters
     "What is computed inside sends gradients through `net`, not into it."
@@ -30,7 +30,7 @@ def frozen(net:nn.Module): # its parameters
     finally:
         for p in trained: p.requires_grad_(True)
 
-# %% ../../nbs/19_litevae.adversarial.ipynb #f7700e46
+# %% ../../nbs/19_litevae.adversarial.ipynb #01abf813
 def fool(disc:nn.Module, # gets no gradient
          x_rec:Tensor, # (B, C, H, W) reconstructions; the gradient goes here
          kind:str="hinge", # or "logistic"
@@ -38,7 +38,7 @@ def fool(disc:nn.Module, # gets no gradient
     "The generator's side: its adversarial loss."
     with frozen(disc): return g_loss(disc(x_rec), kind)
 
-# %% ../../nbs/19_litevae.adversarial.ipynb #1852016f
+# %% ../../nbs/19_litevae.adversarial.ipynb #c868154f
 def judge(disc:nn.Module, # the gradient goes here
           x:Tensor, # (B, C, H, W) photographs
           x_rec:Tensor, # (B, C, H, W) reconstructions; no gradient goes there
@@ -59,7 +59,7 @@ def mean_logit(logits:Tensor|tuple, # of a discriminator
     maps = logits if isinstance(logits, tuple) else (logits,)
     return torch.stack([m.detach().float().mean() for m in maps]).mean()
 
-# %% ../../nbs/19_litevae.adversarial.ipynb #2b088804
+# %% ../../nbs/19_litevae.adversarial.ipynb #1456933c
 @dataclass(frozen=True)
 class AdversarialConfig:
     "How a discriminator takes part; none of the numbers is published for LiteVAE."
@@ -82,7 +82,7 @@ class AdversarialConfig:
         if self.lr is not None: check_positive(lr=self.lr)
         object.__setattr__(self, "betas", tuple(self.betas))
 
-# %% ../../nbs/19_litevae.adversarial.ipynb #fa9a1e0d
+# %% ../../nbs/19_litevae.adversarial.ipynb #ac47c74e
 def adversarial_weight(progress:float, # part of the run that is done, in [0, 1]
                        config:AdversarialConfig=AdversarialConfig(),
                       )->float: # in [0, config.weight]
@@ -91,7 +91,7 @@ def adversarial_weight(progress:float, # part of the run that is done, in [0, 1]
     if since < 0: return 0.
     return config.weight*min(1., since/config.ramp) if config.ramp else config.weight
 
-# %% ../../nbs/19_litevae.adversarial.ipynb #8157f7d7
+# %% ../../nbs/19_litevae.adversarial.ipynb #a4b3de2a
 def grad_norm(loss:Tensor, # (), with a graph, which is kept
               parameter:Tensor, # a weight
              )->Tensor: # (), float32; 0 if the loss does not depend on it
@@ -106,7 +106,7 @@ def norm_ratio(rec:Tensor, other:Tensor, # (), gradient norms
     "How many times stronger the first gradient is."
     return (rec/(other + delta)).clamp(max=limit)
 
-# %% ../../nbs/19_litevae.adversarial.ipynb #a4067e16
+# %% ../../nbs/19_litevae.adversarial.ipynb #f244e0b4
 def adaptive_weight(rec_loss:Tensor, # (), what the adversarial loss is balanced with
                     g_loss:Tensor, # ()
                     last_layer:Tensor, # weight of the decoder's last layer
@@ -116,14 +116,15 @@ def adaptive_weight(rec_loss:Tensor, # (), what the adversarial loss is balanced
     "VQGAN's ratio of gradient norms (Esser et al. 2021, eq. 7), without its factor 1/2."
     return norm_ratio(grad_norm(rec_loss, last_layer), grad_norm(g_loss, last_layer), delta, limit)
 
-# %% ../../nbs/19_litevae.adversarial.ipynb #fc2b1d53
+# %% ../../nbs/19_litevae.adversarial.ipynb #2a4d4221
 class AdversarialTask(LiteVAETask):
     "A LiteVAE (or KLVAE) and a discriminator: two networks, two optimizers, one step of each."
     def __init__(self, model:LiteVAE, # trained in place
                  disc:nn.Module, # pictures -> logits, see `build_discriminator`; trained in place
                  config:AdversarialConfig=AdversarialConfig(), # of the game
-                 *args, **kwargs): # the other arguments of `LiteVAETask`: weights, shown, freeze_encoder, lpips_net, notes
+                 *args, **kwargs): # the other arguments of `LiteVAETask`: weights, shown, freeze_encoder, lpips_net, notes, equivariance
         super().__init__(model, *args, **kwargs)
+        if self.equivariance and not isinstance(disc, PatchDiscriminator): raise ValueError("equivariance: makes pictures of many sizes, which only a PatchDiscriminator takes")
         self.nets["disc"], self.config = disc, config
 
     def optimizers(self, config:TrainConfig)->dict: # name -> optimizer
@@ -133,11 +134,10 @@ class AdversarialTask(LiteVAETask):
 
     def train_step(self, batch:Batch, step:int)->dict: # the loss terms, unweighted, and what else is worth a line in the log
         "The generator's step, then the discriminator's."
-        run, c, x = self.run, self.config, batch.image
+        run, c = self.run, self.config
         progress = step/run.n_steps if run.n_steps else 0.
-        x_rec, posterior = run.nets["model"](x)
-        terms = loss_terms(x_rec, x, posterior, self.weights, self.lpips_net)
-        loss, log = sum(getattr(self.weights, k)*v for k,v in terms.items()), {}
+        terms, x_rec, x = self.compare(batch.image)
+        loss, log = weighted_sum(terms, self.weights), {}
         if weight := adversarial_weight(progress, c):
             terms["g_loss"] = fool(self.nets["disc"], x_rec, c.loss)
             loss, log = self._with_adversary(loss, terms, weight, step)
@@ -163,7 +163,7 @@ class AdversarialTask(LiteVAETask):
         disc = self.nets["disc"]
         return {**super().describe(), "adversarial": asdict(self.config), "disc": f"{type(disc).__name__}, {n_params(disc):,} parameters"}
 
-# %% ../../nbs/19_litevae.adversarial.ipynb #498a847d
+# %% ../../nbs/19_litevae.adversarial.ipynb #a8ae5864
 def train_adversarial(model:str|Path|LiteVAEConfig|LiteVAE="litevae-b", # a preset's name, a configuration, a folder, or a model
                       data="photos", # anything that `open_source` takes
                       out:str|Path|None=None, # folder of the run; None: nothing is written
@@ -180,7 +180,7 @@ def train_adversarial(model:str|Path|LiteVAEConfig|LiteVAE="litevae-b", # a pres
         return AdversarialTask(vae, disc, adversarial, *args, notes=notes, **kwargs)
     return train_litevae(model, data, out, config, make_task=make_task, **settings)
 
-# %% ../../nbs/19_litevae.adversarial.ipynb #6186eed6
+# %% ../../nbs/19_litevae.adversarial.ipynb #0920ee21
 @torch.no_grad()
 def check_discriminator(disc:nn.Module, # left as it is
                         in_channels:int, # of the pictures

@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['l1_loss', 'charbonnier', 'charbonnier_loss', 'lpips_loss', 'wavelet_loss', 'high_pass', 'gaussian_loss', 'kl_loss',
-           'LossWeights', 'loss_terms', 'reconstruction_loss']
+           'warp', 'draw_warp', 'equivariance_loss', 'LossWeights', 'loss_terms', 'weighted_sum', 'reconstruction_loss']
 
 # %% ../../nbs/15_litevae.losses.ipynb #7f685416
 from dataclasses import dataclass
+from math import ceil
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -88,6 +89,38 @@ def kl_loss(mean:Tensor, # (B, z, h, w)
     kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar)
     return kl.flatten(1).sum(1).mean() if reduction == "sum" else kl.mean()
 
+# %% ../../nbs/15_litevae.losses.ipynb #89622c50
+def warp(x:Tensor, # (B, C, H, W) images or latents
+         size:tuple, # (H', W') of the result
+         turns:int=0, # quarter turns, counter-clockwise; they come first
+        )->Tensor: # (B, C, H', W')
+    "Turn, then resize (EQ-VAE's transformation)."
+    x = torch.rot90(x, turns, (-2, -1))
+    return x if tuple(x.shape[-2:]) == tuple(size) else F.interpolate(x.float(), size, mode="bilinear", antialias=True).to(x.dtype)
+
+# %% ../../nbs/15_litevae.losses.ipynb #d7fecf88
+def draw_warp(size:tuple, # (h, w) of the latents
+              least:int=4, # smallest height of the result, in cells; 4 are 32 pixels at ratio 8, what LPIPS needs
+              generator:torch.Generator|None=None, # of the CPU
+             )->tuple: # (h', w') and quarter turns, for `warp`
+    "A scale from 1/4 to just below 1, in whole latent rows, and a number of quarter turns, all equally likely."
+    (h, w), low = size, max(least, ceil(size[0]/4))
+    rows = int(torch.randint(low, h, (), generator=generator)) if low < h else h
+    turns, new = int(torch.randint(4, (), generator=generator)), (rows, max(1, round(w*rows/h)))
+    return new[::-1] if turns % 2 else new, turns
+
+# %% ../../nbs/15_litevae.losses.ipynb #cca0df30
+def equivariance_loss(decode, # latents (B, z, h, w) of any size -> images (B, C, f*h, f*w)
+                      z:Tensor, # (B, z, h, w) latents of `x`
+                      x:Tensor, # (B, C, f*h, f*w); no gradient goes to it
+                      size:tuple, # (h', w') of the scaled and turned latents, see `draw_warp`
+                      turns:int=0, # quarter turns
+                      distance=l1_loss, # (x_rec, x) -> ()
+                     )->Tensor: # (), as `distance`
+    "Distance of the decoded transformed latent from the transformed image (EQ-VAE, arXiv 2502.09509)."
+    f = x.shape[-1] // z.shape[-1]
+    return distance(decode(warp(z, size, turns)), warp(x.detach(), (f*size[0], f*size[1]), turns))
+
 # %% ../../nbs/15_litevae.losses.ipynb #a9b6a50e
 @dataclass(frozen=True)
 class LossWeights:
@@ -119,6 +152,14 @@ def loss_terms(x_rec:Tensor, # (B, C, H, W) in [-1, 1]
     if posterior is not None and weights.kl: out["kl"] = kl_loss(posterior.mean, posterior.logvar) / x[0].numel()
     return out
 
+# %% ../../nbs/15_litevae.losses.ipynb #97baa853
+def weighted_sum(terms:dict, # name -> (), from `loss_terms`
+                 weights:LossWeights=LossWeights(),
+                )->Tensor: # ()
+    "The terms times their weights, added up."
+    if not terms: raise ValueError("weights: at least one above 0 expected")
+    return sum(getattr(weights, name) * value for name, value in terms.items())
+
 # %% ../../nbs/15_litevae.losses.ipynb #c07e178f
 def reconstruction_loss(x_rec:Tensor, # (B, C, H, W) in [-1, 1]
                         x:Tensor, # the same shape; no gradient goes to it
@@ -131,7 +172,5 @@ def reconstruction_loss(x_rec:Tensor, # (B, C, H, W) in [-1, 1]
                        )->tuple[Tensor, dict]: # the weighted sum, and each term unweighted, detached
     "All of LiteVAE's loss but the adversarial part (section 3 of the paper)."
     terms = loss_terms(x_rec, x, posterior, weights, lpips_net, lpips_dtype, wavelet_levels)
-    if not terms: raise ValueError("weights: at least one above 0 expected")
-    total = sum(getattr(weights, name) * value for name, value in terms.items())
-    parts = torch.stack([v.detach() for v in terms.values()])
+    total, parts = weighted_sum(terms, weights), torch.stack([v.detach() for v in terms.values()])
     return total, dict(zip(terms, parts.tolist() if as_floats else parts))

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ..core import check_positive, read_config, seed_everything
 from ..data import Batch, Crops, Source, batches, hold_out
 from .klvae import KLVAE, KLVAEConfig
-from .losses import LossWeights, reconstruction_loss
+from .losses import LossWeights, draw_warp, loss_terms, warp, weighted_sum
 from .model import LiteVAE, LiteVAEConfig, compute_latent_stats
 from ..train import Task, TrainConfig, Trainer
 from ..viz import image_grid
@@ -52,9 +52,12 @@ class Reconstruct(nn.Module):
         self.vae, self.freeze_encoder = vae, freeze_encoder
 
     def forward(self, x:Tensor, # (B, C, H, W) in [-1, 1]
+                transform:tuple|None=None, # size and quarter turns of `warp`, applied to the latents
                )->tuple: # reconstruction (B, C, H, W), posterior
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.freeze_encoder): posterior = self.vae.encode(x).latent_dist
-        return self.vae.decode(posterior.sample(), size=x.shape[-2:]).sample, posterior
+        z, size = posterior.sample(), x.shape[-2:]
+        if transform is not None: z, size = warp(z, *transform), None
+        return self.vae.decode(z, size=size).sample, posterior
 
 # %% ../../nbs/18_litevae.train.ipynb #bc4028d7
 class LiteVAETask(Task):
@@ -64,24 +67,38 @@ class LiteVAETask(Task):
                  shown:Tensor|None=None, # (B, C, H, W) held-out pictures, drawn every `grid_every` steps
                  freeze_encoder:bool=False, # train the decoder only
                  lpips_net:str="alex", # or "vgg"
-                 notes:dict|None=None): # what else must agree when a run is continued
-        self.weights, self.shown, self.lpips_net, self.notes = weights, shown, lpips_net, notes or {}
+                 notes:dict|None=None, # what else must agree when a run is continued
+                 equivariance:float=0.): # share of steps that compare decoded, scaled and turned latents with the picture scaled and turned alike; EQ-VAE: 0.5
+        if not 0 <= equivariance <= 1: raise ValueError(f"equivariance: must be in [0, 1], got {equivariance}")
+        self.weights, self.shown, self.lpips_net, self.notes, self.equivariance = weights, shown, lpips_net, notes or {}, equivariance
         model.encoder.requires_grad_(not freeze_encoder)
         if model.quant_conv is not None: model.quant_conv.requires_grad_(not freeze_encoder)
         self.nets, self.freeze_encoder = dict(model=Reconstruct(model, freeze_encoder)), freeze_encoder
 
     def train_step(self, batch:Batch, step:int)->dict: # the loss terms, unweighted
         "One step: loss, backward, Adam."
-        x_rec, posterior = self.run.nets["model"](batch.image)
-        loss, parts = reconstruction_loss(x_rec, batch.image, posterior, self.weights, self.lpips_net, as_floats=False)
-        self.run.backward(loss, parts)
+        terms, x_rec, target = self.compare(batch.image)
+        self.run.backward(weighted_sum(terms, self.weights), terms)
         self.run.update("model")
-        return parts
+        return terms
+
+    def compare(self, x:Tensor, # (B, C, H, W) in [-1, 1]
+               )->tuple: # loss terms by name, unweighted; reconstruction and what it should be, (B, C, H', W') each
+        "Reconstruct and measure; in some steps, if wanted, under a transformation (EQ-VAE)."
+        target, transform, f = x, None, self.nets["model"].vae.config.spatial_compression_ratio
+        if self.equivariance and torch.rand(()) < self.equivariance:
+            transform = (h, w), turns = draw_warp((x.shape[-2]//f, x.shape[-1]//f))
+            target = warp(x, (f*h, f*w), turns)
+        x_rec, posterior = self.run.nets["model"](x, transform)
+        terms = loss_terms(x_rec, target, posterior, self.weights, self.lpips_net)
+        if "kl" in terms: terms["kl"] = terms["kl"]*(target[0].numel()/x[0].numel())            # nats per value of the whole picture
+        return terms, x_rec, target
 
     def describe(self)->dict: # of JSON values
         stats = ("latents_mean", "latents_std", "shift_factor", "scaling_factor")
         model = {k: v for k,v in asdict(self.nets["model"].vae.config).items() if k not in stats}
-        return dict(model=model, weights=asdict(self.weights), freeze_encoder=self.freeze_encoder, lpips_net=self.lpips_net, **self.notes)
+        return dict(model=model, weights=asdict(self.weights), freeze_encoder=self.freeze_encoder, lpips_net=self.lpips_net,
+                    **({"equivariance": self.equivariance} if self.equivariance else {}), **self.notes)
 
     @torch.no_grad()
     def pictures(self)->dict: # name -> uint8 array
@@ -133,11 +150,12 @@ def train_litevae(model:str|LiteVAEConfig|LiteVAE="litevae-b", # a preset's name
                   size:int|None=None, # pixels of a training crop, a multiple of 8; likewise
                   scale:tuple|None=None, # range of a crop's side as a part of the short side; likewise
                   freeze_encoder:bool=False, # train the decoder only
+                  equivariance:float=0., # share of steps under EQ-VAE's transformations, which make the latents turn and scale as pictures do
                   resume:bool=True, # continue the run in `out`, if there is one
                   device:str|None=None, # "cpu" keeps off the GPU
                   progress:bool=True, # show a bar
                   stats_images:int=512, # crops that the statistics of the latents are measured on
-                  make_task=LiteVAETask, # (model, weights, shown, freeze_encoder, notes=...) -> the task of the `Trainer`
+                  make_task=LiteVAETask, # (model, weights, shown, freeze_encoder, notes=..., equivariance=...) -> the task of the `Trainer`
                   **changes, # fields of `TrainConfig` to change, e.g. `minutes=10`, `lr=2e-4`
                  )->LiteVAE: # the averaged model, in eval mode, with latent statistics
     "Train a LiteVAE on pictures."
@@ -150,7 +168,7 @@ def train_litevae(model:str|LiteVAEConfig|LiteVAE="litevae-b", # a preset's name
     crops = Crops(source, size, scale=scale, in_channels=vae.config.in_channels)
     notes = dict(size=size, scale=scale, n_images=len(source))
     seed_everything(config.seed)
-    task = make_task(vae, weights, shown_pictures(test, size, vae.config.in_channels), freeze_encoder, notes=notes)
+    task = make_task(vae, weights, shown_pictures(test, size, vae.config.in_channels), freeze_encoder, notes=notes, equivariance=equivariance)
     run = Trainer(task, partial(batches, crops), config, out, device, progress).fit(resume)
     return finish(run, crops, out, stats_images, keep_stats=freeze_encoder)
 
