@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from .model import DiffAE
 from ..diffusion.model import DiffusionModel
-from ..viz import show_images, show_signed
+from ..viz import show_images
 
 # %% ../../nbs/39_diffae.show.ipynb #d6d0f708
 @torch.no_grad()
