@@ -200,7 +200,7 @@ class RebuildOptions(SamplerOptions):
         return {**given, "stochastic": False, "generator": torch.Generator().manual_seed(self.seed)}
 
 # %% ../nbs/52_cli.ipynb #cf764c99
-def rebuild(model, x, **options): # (B, C, H, W), of `RebuildOptions.sampler` -> the same
+def rebuild(model, x, **options): # (B, C, H, W), of RebuildOptions.sampler -> the same
     "Encode and decode."
     if not is_diffusion(model): return model(x).sample
     if hasattr(model, "reconstruct"): return model.reconstruct(x, **options)

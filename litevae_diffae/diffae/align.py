@@ -298,7 +298,7 @@ def read_weights(path:Path)->dict: # name -> tensor
 
 # %% ../../nbs/37_diffae.align.ipynb #902273df
 class Faces(NamedTuple):
-    "What `MTCNN.detect` found, the largest face first."
+    "What MTCNN.detect found, the largest face first."
     boxes: np.ndarray # (N, 4) x0, y0, x1, y1, photo pixels
     p: np.ndarray # (N,) probabilities
     points: np.ndarray # (N, 5, 2) left eye, right eye, nose, left and right corner of the mouth, photo pixels
@@ -352,7 +352,7 @@ class AlignedFace(NamedTuple):
 def align_photo(photo:np.ndarray|Image.Image, # what `to_array` takes
                 points:np.ndarray|None=None, # what `five_points` takes; None: of the largest face that `mtcnn` finds
                 size:int=256, # of the crop, pixels
-                mtcnn:MTCNN|None=None, # None: `MTCNN.from_folder()`
+                mtcnn:MTCNN|None=None, # None: MTCNN.from_folder()
                 min_face:int=20, # pixels
                )->AlignedFace:
     "The upright crop of a face and its alignment."
