@@ -129,6 +129,13 @@ def _affine(weight, bias, scale, shift, mean, rstd):
     a = g*rstd[...,None]
     return torch.stack((a, torch.addcmul(h, a, mean[...,None], value=-1)))
 
+# %% ../nbs/03_layers.ipynb #abeac4dc
+def _channel_sums(z, C):
+    "Sums over the pixels of a block of `_rows`, (n, C) in float64: up to 32 pixels at a time in float32, whose rounding would show in a long sampling run."
+    z = z.reshape(len(z), -1, C)
+    m = next(m for m in range(min(32, z.shape[1]), 0, -1) if z.shape[1] % m == 0)
+    return z.view(len(z), -1, m, C).sum(2).double().sum(1)
+
 # %% ../nbs/03_layers.ipynb #d974d2e6
 def _statistics(x, n_groups, eps):
     "Mean and 1/std of the groups, (B, G), from sums of x and of x^2 in float32, put together in float64."
@@ -140,8 +147,8 @@ def _statistics(x, n_groups, eps):
         n = s.stop-s.start
         p,t,_ = bufs[:, :n, :r.stop-r.start]
         z = _wide(v[s,r], p)
-        sums[0,s].add_(z.reshape(n, -1, C).sum(1))
-        sums[1,s].add_(torch.mul(z, z, out=t).reshape(n, -1, C).sum(1))
+        sums[0,s].add_(_channel_sums(z, C))
+        sums[1,s].add_(_channel_sums(torch.mul(z, z, out=t), C))
     mean,square = sums.view(2, B, n_groups, -1).sum(3)*(n_groups/(H*W*C))
     return mean.to(wide), torch.rsqrt((square - mean*mean).clamp_(min=0) + eps).to(wide)
 
