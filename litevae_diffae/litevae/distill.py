@@ -24,7 +24,8 @@ def make_student(teacher:LiteVAE, # left as it is
                  **decoder): # other fields of its decoder: decoder, decoder_mult, decoder_res_blocks, decoder_attention, decoder_final_norm, output
     "A `LiteVAE` with the teacher's encoder and a new decoder."
     if not isinstance(teacher, LiteVAE): raise ValueError(f"teacher: a LiteVAE expected, got {type(teacher).__name__}")
-    if other := [k for k in decoder if not k.startswith(("decoder", "output"))]: raise ValueError(f"{other[0]}: is no field of the decoder, and the encoder stays as it is")
+    if other := [k for k in decoder if not k.startswith(("decoder", "output"))]:
+        raise ValueError(f"{other[0]}: is no field of the decoder, and the encoder stays as it is")
     student = LiteVAE(make_config(LiteVAEConfig, {**asdict(teacher.config), "folded": False, "decoder_channels": decoder_channels, **decoder}))
     if student.config.zero_init: linear_start(student)
     for name in ("encoder", "quant_conv"):
