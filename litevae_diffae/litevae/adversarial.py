@@ -124,7 +124,8 @@ class AdversarialTask(LiteVAETask):
                  config:AdversarialConfig=AdversarialConfig(), # of the game
                  *args, **kwargs): # the other arguments of `LiteVAETask`: weights, shown, freeze_encoder, lpips_net, notes, equivariance
         super().__init__(model, *args, **kwargs)
-        if self.equivariance and not isinstance(disc, PatchDiscriminator): raise ValueError("equivariance: makes pictures of many sizes, which only a PatchDiscriminator takes")
+        if self.equivariance and not isinstance(disc, PatchDiscriminator):
+            raise ValueError("equivariance: makes pictures of many sizes, which only a PatchDiscriminator takes")
         self.nets["disc"], self.config = disc, config
 
     def optimizers(self, config:TrainConfig)->dict: # name -> optimizer
