@@ -6,8 +6,8 @@
 __all__ = ['PlainNorm', 'PlainHalf', 'PlainBlock', 'PlainAttention', 'plain_attend', 'plain_down', 'PlainEncoder', 'PlainDiffAE',
            'pair', 'plain_ddim', 'plain_loss', 'plain_step', 'trainer_step', 'Given', 'given_batches', 'GivenTask',
            'our_losses', 'plain_losses', 'running_mean', 'largest_gap', 'at_most', 'loss_curves', 'bench_config',
-           'train_functions', 'bench_diffusion_train', 'sample_functions', 'bench_diffusion_sample', 'sampler_growth',
-           'growth_in_fresh_process', 'growth_ratio', 'memory_sizes', 'bench_diffusion_memory']
+           'train_functions', 'bench_diffusion_train', 'sample_functions', 'sample_ratios', 'bench_diffusion_sample',
+           'sampler_growth', 'growth_in_fresh_process', 'growth_ratio', 'memory_sizes', 'bench_diffusion_memory']
 
 # %% ../nbs/53_bench_diffusion.ipynb #5fa4c336
 from collections.abc import Callable
@@ -310,18 +310,23 @@ def sample_functions(config:DiffAEConfig, x:Tensor, # (B, C, H, W) in [-1, 1]
         functions[f"plain {name}"] = lambda m=plain, z=z_sem: plain_ddim(m, plain_ddim(m, x, z, n_steps, invert=True), z, n_steps)
     return functions
 
+def sample_ratios(config:DiffAEConfig, batch:int, n_steps:int, # of the round trip
+                  seconds:float|None=None, target:float|None=3., # least ratio
+                 )->dict: # comparisons, milliseconds per image
+    "One setting: float32 against float32, bfloat16 against both."
+    x = torch.rand(batch, config.in_channels, config.image_size, config.image_size)*2 - 1
+    times = in_turns(sample_functions(config, x, n_steps), 3, seconds)
+    of = lambda ours, *rivals: comparison({k: times[k] for k in (ours, *rivals)}, ours, {k: target if k == "plain float32" and ours != "ours float32" else None for k in rivals})
+    return {"model_channels": config.model_channels, "batch": batch, "pixels": config.image_size, "float32": of("ours float32", "plain float32"),
+            "bfloat16": of("ours bfloat16", "plain float32", "plain bfloat16"), "ms_per_image": {k: asdict(spread(1e3*s/batch for s in v)) for k,v in times.items()}}
+
 def bench_diffusion_sample(seconds:float|None=None, # for this part
-                           config:DiffAEConfig|None=None, batch:int|None=None, # base width 32 and 4 images if None
-                           n_steps:tuple|None=None)->dict: # (20, 100) if None -> per number of steps: comparisons, milliseconds per image
-    "Round trips against the plain formulation: float32 against float32, bfloat16 against both."
-    config, batch, grids = config or bench_config(32), batch or (2 if in_test() else 4), n_steps or ((5, 10) if in_test() else (20, 100))
-    x, out = torch.rand(batch, config.in_channels, config.image_size, config.image_size)*2 - 1, {"batch": batch, "pixels": config.image_size}
-    for n in grids:
-        times = in_turns(sample_functions(config, x, n), 3, seconds and seconds*n/sum(grids))
-        of = lambda ours, *rivals: comparison({k: times[k] for k in (ours, *rivals)}, ours, dict.fromkeys(rivals, 3.))
-        out[f"T={n}"] = {"float32": of("ours float32", "plain float32"), "bfloat16": of("ours bfloat16", "plain float32", "plain bfloat16"),
-                         "ms_per_image": {k: asdict(spread(1e3*s/batch for s in v)) for k,v in times.items()}}
-    return out
+                           config:DiffAEConfig|None=None, batch:int|None=None, # `bench_config()` and 8 images if None
+                           n_steps:tuple|None=None)->dict: # (20, 100) if None -> `sample_ratios` of each
+    "Round trips against the plain formulation, and once more at half the width."
+    grids, part = n_steps or ((5, 10) if in_test() else (20, 100)), lambda n: seconds and seconds*n/(sum(grids) + 5)
+    out = {f"T={n}": sample_ratios(config or bench_config(), batch or (2 if in_test() else 8), n, part(n)) for n in grids}
+    return {**out, f"T={grids[0]}, half the width": sample_ratios(config or bench_config(32), batch or (2 if in_test() else 4), grids[0], part(5), target=None)}
 
 # %% ../nbs/53_bench_diffusion.ipynb #e3bac9ba
 def sampler_growth(n_steps:int, # of both directions
