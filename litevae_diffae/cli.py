@@ -309,6 +309,7 @@ class Sample:
     n: int = 16 # how many
     n_steps: int = 100 # of the image sampler
     latent_steps: Optional[int] = None # of the prior; n_steps if not given
+    sampler: Literal["ddim", "dpm"] = "ddim" # dpm: DPM-Solver++ (2M), good in 10 to 20 steps
     seed: int = 0 # of the noise
 
     def __call__(self):
@@ -316,7 +317,7 @@ class Sample:
         model, out = load_model(self.model, kinds=("DiffAE", "DDIM")), make_out(self.out)
         prior = {} if self.latent_steps is None else {"latent_steps": self.latent_steps}
         if prior and not hasattr(model, "prior"): raise ValueError("latent_steps: only for a DiffAE, and this is a DDIM")
-        save_pictures(out, model.sample(self.n, self.n_steps, generator=torch.Generator().manual_seed(self.seed), **prior))
+        save_pictures(out, model.sample(self.n, self.n_steps, generator=torch.Generator().manual_seed(self.seed), sampler=self.sampler, **prior))
         print(f"{self.n} pictures: {out}")
 
 # %% ../nbs/52_cli.ipynb #a774b0de

@@ -112,9 +112,10 @@ def sample_class(self:DiffAE, classifier:AttributeClassifier, # of one class, or
                  latent_steps:int=None, # of the prior; `n_steps` if None
                  accept:str="probability", # or "threshold"
                  generator:torch.Generator=None,
-                 **kw, # of `draw_codes`: name, negative, share, max_draws, batch_size, sampler
+                 sampler:str="ddim", # or "dpm", for both
+                 **kw, # of `draw_codes`: name, negative, share, max_draws, batch_size
                 )->Tensor: # (n, C, S, S) in [-1, 1]
     "New images of a class: codes of the prior that the classifier accepts, x_T from N(0, I)."
     prior = needs(self.prior, "sample_class", "train the latent prior first: model.prior is None")
-    draw = draw_codes(prior, classifier, n, accept=accept, n_steps=latent_steps or n_steps, generator=generator, **kw)
-    return self.decode(self.noise(n, generator), draw.z_sem.to(self.device), n_steps)
+    draw = draw_codes(prior, classifier, n, accept=accept, n_steps=latent_steps or n_steps, generator=generator, sampler=sampler, **kw)
+    return self.decode(self.noise(n, generator), draw.z_sem.to(self.device), n_steps, sampler=sampler)

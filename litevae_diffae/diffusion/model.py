@@ -15,7 +15,7 @@ import torch
 from fastcore.basics import patch
 from torch import Tensor
 from ..core import Pretrained, check_positive
-from .ddim import ddim_decode
+from .dpm_solver import pick_sampler
 from .inversion import invert as invert_x
 from .schedule import Schedule, ddim_timesteps, linear_betas, q_sample
 from .unet import UNet, haar_stem, haar_unstem
@@ -71,8 +71,7 @@ class DiffusionModel:
     def _predict(self, x_t, abar, modulations): # noise
         return to_eps(self._network(x_t, abar, modulations), x_t, abar, self.config.prediction_type)
 
-    def _sampler_net(self, n_steps, z_sem=None): # (x, t) -> noise, with everything computed before that can be
-        steps = ddim_timesteps(n_steps, len(self.schedule))
+    def _sampler_net(self, steps, z_sem=None): # (x, t in `steps`) -> noise, with everything computed before that can be
         a, b = self.time_modulation(steps.to(self.device))
         c, at = None if z_sem is None else self.z_modulation(z_sem.to(self.dtype)), {t: i for i,t in enumerate(steps.tolist())}
         def eps_model(x, t):
@@ -98,12 +97,18 @@ def _loss(self:DiffusionModel, x_0, t=None, eps=None, z_sem=None):
 # %% ../../nbs/24_diffusion.model.ipynb #4e0be627
 @patch
 @torch.no_grad()
-def _in_pieces(self:DiffusionModel, sampler, x, z_sem, n_steps, batch_size, callback, **kw):
+def _in_pieces(self:DiffusionModel, sampler, x, z_sem, n_steps, batch_size, callback, steps=None, **kw): # steps: that the sampler visits; DDIM's if None
     check_positive(batch_size=batch_size)
+    steps = ddim_timesteps(n_steps, len(self.schedule)) if steps is None else steps
     size = len(x) if callback else batch_size                                     # a callback sees the whole batch
-    pieces = [sampler(self._sampler_net(n_steps, None if z_sem is None else z_sem[i:i+size]), x[i:i+size], n_steps, self.schedule, callback=callback, **kw)
+    pieces = [sampler(self._sampler_net(steps, None if z_sem is None else z_sem[i:i+size]), x[i:i+size], n_steps, self.schedule, callback=callback, **kw)
               for i in range(0, len(x), size)]
     return torch.cat(pieces)
+
+@patch
+def _decode(self:DiffusionModel, x_T, z_sem, n_steps, clip, callback, batch_size, sampler):
+    kind = pick_sampler(sampler)
+    return self._in_pieces(kind.decode, x_T, z_sem, n_steps, batch_size, callback, steps=kind.steps(n_steps, self.schedule), clip=clip)
 
 # %% ../../nbs/24_diffusion.model.ipynb #bc4c6bb7
 def check_images(x:Tensor, config, name:str="x")->None: # config: of the model
@@ -193,13 +198,15 @@ def invert(self:DDIM, x:Tensor, # (B, C, H, W) in [-1, 1]
 
 @patch
 def decode(self:DDIM, x_T:Tensor, # (B, C, H, W) N(0, I) or from `invert`
-           n_steps:int=100, clip:bool=True, callback:Callable=None, batch_size:int=64)->Tensor: # (B, C, H, W) in [-1, 1]
-    "Deterministic DDIM sampling."
+           n_steps:int=100, clip:bool=True, callback:Callable=None, batch_size:int=64,
+           sampler:str="ddim")->Tensor: # or "dpm", exact in fewer steps -> (B, C, H, W) in [-1, 1]
+    "Deterministic sampling."
     check_images(x_T, self.config, "x_T"); check_noise(x_T)
-    return self._in_pieces(ddim_decode, x_T, None, n_steps, batch_size, callback, clip=clip)
+    return self._decode(x_T, None, n_steps, clip, callback, batch_size, sampler)
 
 @patch
-def sample(self:DDIM, n:int, n_steps:int=100, generator:torch.Generator=None, **kw)->Tensor: # (n, C, H, W) in [-1, 1]
+def sample(self:DDIM, n:int, n_steps:int=100, generator:torch.Generator=None,
+           **kw)->Tensor: # clip, callback, batch_size, sampler of `decode` -> (n, C, H, W) in [-1, 1]
     "Images from fresh noise."
     check_positive(n=n)
     return self.decode(self.noise(n, generator), n_steps, **kw)
