@@ -43,6 +43,9 @@ class DiffAEConfig:
         check_diffusion_config(self)
         check_positive(z_dim=self.z_dim, enc_n_res_blocks=self.enc_n_res_blocks)
         if not self.enc_channel_mult: raise ValueError("enc_channel_mult: needs at least one level, got none")
+        side = self.image_size >> (self.stem_levels if self.stem == "haar" else 0)
+        if self.resblock_updown and len(self.enc_channel_mult) > side.bit_length():
+            raise ValueError(f"enc_channel_mult: at most {side.bit_length()} levels for {side} pixels behind the stem, got {len(self.enc_channel_mult)}")
 
 # %% ../../nbs/31_diffae.model.ipynb #1a5a3393
 _px128 = dict(image_size=128, model_channels=128, channel_mult=(1, 1, 2, 3, 4), enc_channel_mult=(1, 1, 2, 3, 4, 4))
@@ -177,6 +180,22 @@ def sample(self:DiffAE, n:int, n_steps:int=100, latent_steps:int=None, # of the 
     prior = needs(self.prior, "sample", "train the latent prior first: model.prior is None")
     z_sem = prior.sample(n, latent_steps or n_steps, generator=generator, sampler=sampler).to(self.device)
     return self.decode(self.noise(n, generator), z_sem, n_steps, sampler=sampler, **kw)
+
+@patch
+def sample_class(self:DiffAE, classifier, # an `AttributeClassifier` of one class, or see `name` of `class_logits`
+                 n:int, # images
+                 n_steps:int=100, # of the image sampler
+                 latent_steps:int=None, # of the prior; `n_steps` if None
+                 accept:str="probability", # or "threshold"
+                 generator:torch.Generator=None,
+                 sampler:str="ddim", # or "dpm", for both
+                 **kw, # of `draw_codes`: name, negative, share, max_draws, batch_size
+                )->Tensor: # (n, C, S, S) in [-1, 1]
+    "New images of a class: codes of the prior that the classifier accepts, x_T from N(0, I)."
+    from litevae_diffae.diffae.classcond import draw_codes
+    prior = needs(self.prior, "sample_class", "train the latent prior first: model.prior is None")
+    draw = draw_codes(prior, classifier, n, accept=accept, n_steps=latent_steps or n_steps, generator=generator, sampler=sampler, **kw)
+    return self.decode(self.noise(n, generator), draw.z_sem.to(self.device), n_steps, sampler=sampler)
 
 @patch
 @torch.no_grad()

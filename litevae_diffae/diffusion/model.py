@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['unet_fields', 'avatars_rms', 'avatars_net', 'target', 'to_eps', 'loss_weights', 'precondition', 'band_rms',
-           'DiffusionModel', 'check_images', 'check_range', 'check_noise', 'DDIMConfig', 'check_diffusion_config',
-           'DDIM']
+           'DiffusionModel', 'size_factor', 'check_images', 'check_range', 'check_noise', 'DDIMConfig',
+           'check_diffusion_config', 'DDIM']
 
 # %% ../../nbs/24_diffusion.model.ipynb #d77ed59f
 import warnings
@@ -111,9 +111,13 @@ def _decode(self:DiffusionModel, x_T, z_sem, n_steps, clip, callback, batch_size
     return self._in_pieces(kind.decode, x_T, z_sem, n_steps, batch_size, callback, steps=kind.steps(n_steps, self.schedule), clip=clip)
 
 # %% ../../nbs/24_diffusion.model.ipynb #bc4c6bb7
+def size_factor(config)->int: # a power of 2; config: of the model
+    "What H and W must be multiples of: each U-Net level but the first halves them, and so does each level of the Haar stem."
+    return 2**(len(config.channel_mult) - 1)*2**(config.stem_levels if config.stem == "haar" else 0)
+
 def check_images(x:Tensor, config, name:str="x")->None: # config: of the model
     "`ValueError` unless `x` is a batch of images that the model can take."
-    factor = 2**(len(config.channel_mult) - 1)*2**(config.stem_levels if config.stem == "haar" else 0)
+    factor = size_factor(config)
     if x.ndim != 4 or x.shape[1] != config.in_channels: raise ValueError(f"{name}: expected (B, {config.in_channels}, H, W), got {tuple(x.shape)}")
     if x.shape[2] % factor or x.shape[3] % factor: raise ValueError(f"{name}: H and W must be multiples of {factor}, got {tuple(x.shape[2:])}")
     if not x.is_floating_point(): raise ValueError(f"{name}: expected floating-point values in [-1, 1], got {x.dtype}")
@@ -155,6 +159,8 @@ def check_diffusion_config(c)->None:
     if c.band_rms and (c.prediction_type != "v" or len(c.band_rms) != n_bands): raise ValueError(f"band_rms: needs prediction_type v and {n_bands} numbers, got {c.prediction_type!r} and {len(c.band_rms)}")
     if c.loss_weight == "band" and not c.band_rms: raise ValueError("loss_weight: band needs band_rms, got none")
     if not c.channel_mult: raise ValueError("channel_mult: needs at least one level, got none")
+    if c.image_size % size_factor(c):
+        raise ValueError(f"image_size: must be a multiple of {size_factor(c)} for {len(c.channel_mult)} levels{f' and {c.stem_levels} of the Haar stem'*(c.stem == 'haar')}, got {c.image_size}")
     if not 0 <= c.dropout < 1: raise ValueError(f"dropout: must be in [0, 1), got {c.dropout}")
 
 # %% ../../nbs/24_diffusion.model.ipynb #4e4ac752
