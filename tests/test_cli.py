@@ -37,7 +37,7 @@ def test_help_is_quick_and_names_every_command(folder):
     start = time.time()
     result = run("--help", cwd=folder)
     assert result.returncode == 0 and time.time() - start < 20                 # PyTorch is not imported for it
-    for name in ("demo", "train", "encode", "reconstruct", "evaluate", "bench", "import", "sample", "interpolate", "edit"): assert name in result.stdout
+    for name in ("demo", "train", "encode", "reconstruct", "evaluate", "bench", "import", "sample", "interpolate", "edit", "distill"): assert name in result.stdout
     assert "torch" not in subprocess.run([sys.executable, "-c", "import sys, litevae_diffae.cli; print([m for m in sys.modules if m == 'torch'])"],
                                          capture_output=True, text=True, cwd=folder).stdout
 
@@ -166,7 +166,7 @@ def test_evaluate(folder, at, whole):
 
 
 def test_sample_interpolate_edit(folder, at, whole):
-    for model, more in (("whole", ("--latent-steps", 4)), ("ddim", ())):
+    for model, more in (("whole", ("--latent-steps", 4)), ("whole", ("--sampler", "dpm")), ("ddim", ()), ("ddim", ("--sampler", "dpm"))):
         code, out, err = at("sample", "--model", model, "--out", f"s_{model}", "--n", 3, "--n-steps", 5, *more)
         assert code == 0 and pictures(folder / f"s_{model}") == ["000.png", "001.png", "002.png", "sheet.png"], err
     assert at("interpolate", "mine/0.png", "mine/1.png", "--model", "whole", "--out", "i", "--n", 3, "--n-steps", 5)[0] == 0
@@ -203,7 +203,7 @@ def _close(a, b):
     (("reconstruct", "mine", "--model", "ddim", "--out", "o", "--random-x-T"), "random_x_T: only for a DiffAE"),
     (("encode", "mine", "--model", "whole", "--out", "o", "--normalize", "--n-steps", 5), "normalize: only for VAEs"),
     (("encode", "mine", "--model", "whole", "--out", "o", "--method", "magic"), "--method"),
-    (("train", "diffae-tiny", "--data", "mine", "--out", "o", "--size", 33), "size: H and W must be multiples of 2, got (33, 33)"),
+    (("train", "diffae-tiny", "--data", "mine", "--out", "o", "--size", 33), "image_size: must be a multiple of 2 for 2 levels, got 33"),
     (("train", "diffae-tiny", "--data", "mine", "--out", "o", "--set", "z_dim=wide"), "--set: a value of the wrong type"),
     (("train", "diffae-tiny", "--data", "mine", "--out", "o", "--set", "colour=1"), "unknown field 'colour'"),
     (("train", "diffae-tiny", "--data", "mine", "--out", "o", "--set", "model_channels=48"), "channels: above 32 must be a multiple of 32"),

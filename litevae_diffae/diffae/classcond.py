@@ -9,12 +9,10 @@ __all__ = ['accept_codes', 'class_logits', 'Draw', 'draw_codes', 'label_rows', '
 from itertools import islice
 from typing import NamedTuple
 import torch
-from fastcore.basics import patch
 from torch import Tensor
 from ..core import check_positive
 from .latent import Codes, LatentDDIM, code_batches
 from .manipulate import AttributeClassifier, fit_adam, fit_l2, linear_classifier
-from .model import DiffAE, needs
 
 # %% ../../nbs/36_diffae.classcond.ipynb #a800c338
 def accept_codes(logits:Tensor, # (B,) evidence for the class
@@ -103,18 +101,3 @@ def fit_class(codes:Codes, # a collection
         pairs = zip(code_batches(i[:len(positives)], half, seed), code_batches(i[len(positives):], half, seed + 1))
         weight, bias = fit_adam(z, y, islice(map(torch.cat, pairs), -(-n_samples//(2*half))), lr)
     return linear_classifier(weight, bias, codes.mean, codes.std, (name,))
-
-# %% ../../nbs/36_diffae.classcond.ipynb #e91bcdd9
-@patch
-def sample_class(self:DiffAE, classifier:AttributeClassifier, # of one class, or see `name` of `class_logits`
-                 n:int, # images
-                 n_steps:int=100, # of the image sampler
-                 latent_steps:int=None, # of the prior; `n_steps` if None
-                 accept:str="probability", # or "threshold"
-                 generator:torch.Generator=None,
-                 **kw, # of `draw_codes`: name, negative, share, max_draws, batch_size, sampler
-                )->Tensor: # (n, C, S, S) in [-1, 1]
-    "New images of a class: codes of the prior that the classifier accepts, x_T from N(0, I)."
-    prior = needs(self.prior, "sample_class", "train the latent prior first: model.prior is None")
-    draw = draw_codes(prior, classifier, n, accept=accept, n_steps=latent_steps or n_steps, generator=generator, **kw)
-    return self.decode(self.noise(n, generator), draw.z_sem.to(self.device), n_steps)

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import count
 from pathlib import Path
+from typing import Callable
 import numpy as np
 import torch
 from fastcore.basics import patch
@@ -123,7 +124,7 @@ def _stats(self:LatentDDIM):
 @patch
 @torch.no_grad()
 def decode(self:LatentDDIM, z_T:Tensor, # (B, D) N(0, I)
-           n_steps:int=100, callback=None,
+           n_steps:int=100, callback:Callable=None, # callback(i, t, z_t, z0_pred)
            sampler:str="ddim")->Tensor: # or "dpm" -> (B, D) normalised codes
     "Deterministic sampling, never clamped."
     eps_model = lambda z,t: self.eps(z, torch.full((len(z),), t, device=z.device))
@@ -131,12 +132,13 @@ def decode(self:LatentDDIM, z_T:Tensor, # (B, D) N(0, I)
 
 @patch
 def sample(self:LatentDDIM, n:int, n_steps:int=100, generator:torch.Generator=None,
-           sampler:str="ddim")->Tensor: # or "dpm" -> (n, D) codes, ready for `DiffAE.decode`
+           sampler:str="ddim", # or "dpm"
+           callback:Callable=None)->Tensor: # of `decode` -> (n, D) codes, ready for `DiffAE.decode`
     "New semantic codes."
     check_positive(n=n); self._stats()
     device = self.z_sem_mean.device
     z_T = torch.randn((n, self.config.z_dim), generator=generator, device=generator.device if generator else device).to(device)
-    return self.denormalize(self.decode(z_T, n_steps, sampler=sampler))
+    return self.denormalize(self.decode(z_T, n_steps, callback, sampler))
 
 # %% ../../nbs/33_diffae.latent.ipynb #ae221bb0
 @dataclass(frozen=True)

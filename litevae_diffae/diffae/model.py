@@ -13,7 +13,6 @@ from fastcore.basics import patch
 from torch import Tensor
 from ..core import Pretrained, check_positive
 from .encoder import SemanticEncoder
-from ..diffusion.ddim import ddim_decode
 from ..diffusion.inversion import invert as invert_x
 from ..diffusion.model import DiffusionModel, avatars_net, check_diffusion_config, check_images, check_noise, check_range, unet_fields
 from ..diffusion.unet import UNet
@@ -44,6 +43,9 @@ class DiffAEConfig:
         check_diffusion_config(self)
         check_positive(z_dim=self.z_dim, enc_n_res_blocks=self.enc_n_res_blocks)
         if not self.enc_channel_mult: raise ValueError("enc_channel_mult: needs at least one level, got none")
+        side = self.image_size >> (self.stem_levels if self.stem == "haar" else 0)
+        if self.resblock_updown and len(self.enc_channel_mult) > side.bit_length():
+            raise ValueError(f"enc_channel_mult: at most {side.bit_length()} levels for {side} pixels behind the stem, got {len(self.enc_channel_mult)}")
 
 # %% ../../nbs/31_diffae.model.ipynb #1a5a3393
 _px128 = dict(image_size=128, model_channels=128, channel_mult=(1, 1, 2, 3, 4), enc_channel_mult=(1, 1, 2, 3, 4, 4))
@@ -109,10 +111,10 @@ def invert(self:DiffAE, x:Tensor, # (B, C, H, W) in [-1, 1]
 def decode(self:DiffAE, x_T:Tensor, # (B, C, H, W) N(0, I) or from `invert`
            z_sem:Tensor, # (B, D)
            n_steps:int=100, clip:bool=True, callback:Callable=None, # callback(i, t, x_t, x0_pred)
-           batch_size:int=64)->Tensor: # (B, C, H, W) in [-1, 1]
-    "The image that both codes describe: deterministic DDIM sampling."
+           batch_size:int=64, sampler:str="ddim")->Tensor: # or "dpm", exact in fewer steps -> (B, C, H, W) in [-1, 1]
+    "The image that both codes describe: deterministic sampling."
     check_images(x_T, self.config, "x_T"); check_noise(x_T); check_z(z_sem, len(x_T), self.config)
-    return self._in_pieces(ddim_decode, x_T, z_sem, n_steps, batch_size, callback, clip=clip)
+    return self._decode(x_T, z_sem, n_steps, clip, callback, batch_size, sampler)
 
 # %% ../../nbs/31_diffae.model.ipynb #1395a23b
 @patch
@@ -129,12 +131,13 @@ def reconstruct(self:DiffAE, x:Tensor, # (B, C, H, W) in [-1, 1]
 @torch.no_grad()
 def variations(self:DiffAE, x:Tensor, # (B, C, H, W) in [-1, 1]
                n:int, # per image
-               n_steps:int=100, generator:torch.Generator=None)->Tensor: # (B, n, C, H, W)
+               n_steps:int=100, generator:torch.Generator=None,
+               sampler:str="ddim")->Tensor: # or "dpm" -> (B, n, C, H, W)
     "The same z_sem with n random x_T: what the semantic code does not fix."
     check_positive(n=n)
     z_sem, B = self.encode(x).repeat_interleave(n, 0), len(x)
     x_T = torch.randn((B*n, *x.shape[1:]), generator=generator, device=generator.device if generator else x.device).to(x)
-    return self.decode(x_T, z_sem, n_steps).unflatten(0, (B, n))
+    return self.decode(x_T, z_sem, n_steps, sampler=sampler).unflatten(0, (B, n))
 
 # %% ../../nbs/31_diffae.model.ipynb #0e06041b
 def slerp(a:Tensor, b:Tensor, # (B, ...) each
@@ -169,13 +172,30 @@ def needs(part, name:str, how:str): # the part itself
     return part
 
 @patch
-def sample(self:DiffAE, n:int, n_steps:int=100, latent_steps:int=None, generator:torch.Generator=None,
+def sample(self:DiffAE, n:int, n_steps:int=100, latent_steps:int=None, # of the prior; `n_steps` if None
+           generator:torch.Generator=None, sampler:str="ddim", # or "dpm", for both
            **kw)->Tensor: # clip, callback, batch_size of `decode` -> (n, C, S, S)
     "New images: z_sem from the prior, x_T from N(0, I)."
     check_positive(n=n)
     prior = needs(self.prior, "sample", "train the latent prior first: model.prior is None")
-    z_sem = prior.sample(n, latent_steps or n_steps, generator=generator).to(self.device)
-    return self.decode(self.noise(n, generator), z_sem, n_steps, **kw)
+    z_sem = prior.sample(n, latent_steps or n_steps, generator=generator, sampler=sampler).to(self.device)
+    return self.decode(self.noise(n, generator), z_sem, n_steps, sampler=sampler, **kw)
+
+@patch
+def sample_class(self:DiffAE, classifier, # an `AttributeClassifier` of one class, or see `name` of `class_logits`
+                 n:int, # images
+                 n_steps:int=100, # of the image sampler
+                 latent_steps:int=None, # of the prior; `n_steps` if None
+                 accept:str="probability", # or "threshold"
+                 generator:torch.Generator=None,
+                 sampler:str="ddim", # or "dpm", for both
+                 **kw, # of `draw_codes`: name, negative, share, max_draws, batch_size
+                )->Tensor: # (n, C, S, S) in [-1, 1]
+    "New images of a class: codes of the prior that the classifier accepts, x_T from N(0, I)."
+    from litevae_diffae.diffae.classcond import draw_codes
+    prior = needs(self.prior, "sample_class", "train the latent prior first: model.prior is None")
+    draw = draw_codes(prior, classifier, n, accept=accept, n_steps=latent_steps or n_steps, generator=generator, sampler=sampler, **kw)
+    return self.decode(self.noise(n, generator), draw.z_sem.to(self.device), n_steps, sampler=sampler)
 
 @patch
 @torch.no_grad()

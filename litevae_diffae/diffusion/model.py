@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['unet_fields', 'avatars_rms', 'avatars_net', 'target', 'to_eps', 'loss_weights', 'precondition', 'band_rms',
-           'DiffusionModel', 'check_images', 'check_range', 'check_noise', 'DDIMConfig', 'check_diffusion_config',
-           'DDIM']
+           'DiffusionModel', 'size_factor', 'check_images', 'check_range', 'check_noise', 'DDIMConfig',
+           'check_diffusion_config', 'DDIM']
 
 # %% ../../nbs/24_diffusion.model.ipynb #d77ed59f
 import warnings
@@ -15,7 +15,7 @@ import torch
 from fastcore.basics import patch
 from torch import Tensor
 from ..core import Pretrained, check_positive
-from .ddim import ddim_decode
+from .dpm_solver import pick_sampler
 from .inversion import invert as invert_x
 from .schedule import Schedule, ddim_timesteps, linear_betas, q_sample
 from .unet import UNet, haar_stem, haar_unstem
@@ -71,8 +71,7 @@ class DiffusionModel:
     def _predict(self, x_t, abar, modulations): # noise
         return to_eps(self._network(x_t, abar, modulations), x_t, abar, self.config.prediction_type)
 
-    def _sampler_net(self, n_steps, z_sem=None): # (x, t) -> noise, with everything computed before that can be
-        steps = ddim_timesteps(n_steps, len(self.schedule))
+    def _sampler_net(self, steps, z_sem=None): # (x, t in `steps`) -> noise, with everything computed before that can be
         a, b = self.time_modulation(steps.to(self.device))
         c, at = None if z_sem is None else self.z_modulation(z_sem.to(self.dtype)), {t: i for i,t in enumerate(steps.tolist())}
         def eps_model(x, t):
@@ -98,17 +97,27 @@ def _loss(self:DiffusionModel, x_0, t=None, eps=None, z_sem=None):
 # %% ../../nbs/24_diffusion.model.ipynb #4e0be627
 @patch
 @torch.no_grad()
-def _in_pieces(self:DiffusionModel, sampler, x, z_sem, n_steps, batch_size, callback, **kw):
+def _in_pieces(self:DiffusionModel, sampler, x, z_sem, n_steps, batch_size, callback, steps=None, **kw): # steps: that the sampler visits; DDIM's if None
     check_positive(batch_size=batch_size)
+    steps = ddim_timesteps(n_steps, len(self.schedule)) if steps is None else steps
     size = len(x) if callback else batch_size                                     # a callback sees the whole batch
-    pieces = [sampler(self._sampler_net(n_steps, None if z_sem is None else z_sem[i:i+size]), x[i:i+size], n_steps, self.schedule, callback=callback, **kw)
+    pieces = [sampler(self._sampler_net(steps, None if z_sem is None else z_sem[i:i+size]), x[i:i+size], n_steps, self.schedule, callback=callback, **kw)
               for i in range(0, len(x), size)]
     return torch.cat(pieces)
 
+@patch
+def _decode(self:DiffusionModel, x_T, z_sem, n_steps, clip, callback, batch_size, sampler):
+    kind = pick_sampler(sampler)
+    return self._in_pieces(kind.decode, x_T, z_sem, n_steps, batch_size, callback, steps=kind.steps(n_steps, self.schedule), clip=clip)
+
 # %% ../../nbs/24_diffusion.model.ipynb #bc4c6bb7
+def size_factor(config)->int: # a power of 2; config: of the model
+    "What H and W must be multiples of: each U-Net level but the first halves them, and so does each level of the Haar stem."
+    return 2**(len(config.channel_mult) - 1)*2**(config.stem_levels if config.stem == "haar" else 0)
+
 def check_images(x:Tensor, config, name:str="x")->None: # config: of the model
     "`ValueError` unless `x` is a batch of images that the model can take."
-    factor = 2**(len(config.channel_mult) - 1)*2**(config.stem_levels if config.stem == "haar" else 0)
+    factor = size_factor(config)
     if x.ndim != 4 or x.shape[1] != config.in_channels: raise ValueError(f"{name}: expected (B, {config.in_channels}, H, W), got {tuple(x.shape)}")
     if x.shape[2] % factor or x.shape[3] % factor: raise ValueError(f"{name}: H and W must be multiples of {factor}, got {tuple(x.shape[2:])}")
     if not x.is_floating_point(): raise ValueError(f"{name}: expected floating-point values in [-1, 1], got {x.dtype}")
@@ -150,6 +159,8 @@ def check_diffusion_config(c)->None:
     if c.band_rms and (c.prediction_type != "v" or len(c.band_rms) != n_bands): raise ValueError(f"band_rms: needs prediction_type v and {n_bands} numbers, got {c.prediction_type!r} and {len(c.band_rms)}")
     if c.loss_weight == "band" and not c.band_rms: raise ValueError("loss_weight: band needs band_rms, got none")
     if not c.channel_mult: raise ValueError("channel_mult: needs at least one level, got none")
+    if c.image_size % size_factor(c):
+        raise ValueError(f"image_size: must be a multiple of {size_factor(c)} for {len(c.channel_mult)} levels{f' and {c.stem_levels} of the Haar stem'*(c.stem == 'haar')}, got {c.image_size}")
     if not 0 <= c.dropout < 1: raise ValueError(f"dropout: must be in [0, 1), got {c.dropout}")
 
 # %% ../../nbs/24_diffusion.model.ipynb #4e4ac752
@@ -193,13 +204,15 @@ def invert(self:DDIM, x:Tensor, # (B, C, H, W) in [-1, 1]
 
 @patch
 def decode(self:DDIM, x_T:Tensor, # (B, C, H, W) N(0, I) or from `invert`
-           n_steps:int=100, clip:bool=True, callback:Callable=None, batch_size:int=64)->Tensor: # (B, C, H, W) in [-1, 1]
-    "Deterministic DDIM sampling."
+           n_steps:int=100, clip:bool=True, callback:Callable=None, batch_size:int=64,
+           sampler:str="ddim")->Tensor: # or "dpm", exact in fewer steps -> (B, C, H, W) in [-1, 1]
+    "Deterministic sampling."
     check_images(x_T, self.config, "x_T"); check_noise(x_T)
-    return self._in_pieces(ddim_decode, x_T, None, n_steps, batch_size, callback, clip=clip)
+    return self._decode(x_T, None, n_steps, clip, callback, batch_size, sampler)
 
 @patch
-def sample(self:DDIM, n:int, n_steps:int=100, generator:torch.Generator=None, **kw)->Tensor: # (n, C, H, W) in [-1, 1]
+def sample(self:DDIM, n:int, n_steps:int=100, generator:torch.Generator=None,
+           **kw)->Tensor: # clip, callback, batch_size, sampler of `decode` -> (n, C, H, W) in [-1, 1]
     "Images from fresh noise."
     check_positive(n=n)
     return self.decode(self.noise(n, generator), n_steps, **kw)
