@@ -130,7 +130,7 @@ def build_app(studio:Studio, title:str="Diff-AE"): # gradio.Blocks
     "The page: a picture on the left, what to do with it on the right."
     gr = need_gradio()
     press = dict(concurrency_id="model", concurrency_limit=1, show_progress="minimal", api_visibility="private")
-    with gr.Blocks(title=title, analytics_enabled=False) as page:
+    with gr.Blocks(title=title, analytics_enabled=False, delete_cache=(3600, 86400)) as page:
         gr.Markdown(f"# {title}\nOne code, z_sem, says what is in a picture; a second, x_T, is the noise it is sampled from. Change one, keep the other.")
         with gr.Row():
             with gr.Column(scale=1, min_width=260):
@@ -147,8 +147,9 @@ def build_app(studio:Studio, title:str="Diff-AE"): # gradio.Blocks
 def picture_box(gr, studio:Studio, label:str, elem_id:str, first:int): # first: face at the start -> picture, gallery
     "A picture to upload, to paste or to pick from the held-out faces."
     size = studio.model.config.image_size
-    picture = gr.Image(studio.faces[first], type="pil", image_mode=None, format="png", sources=["upload", "clipboard"], label=f"{label} (middle square, {size} px)", height=230, elem_id=elem_id, elem_classes="enlarge")
-    faces = gr.Gallery([p for p in studio.faces[:12]], label="or a held-out face", columns=6, height=120, allow_preview=False, format="png", interactive=False, buttons=[], elem_id=f"{elem_id}_faces")
+    gr.Markdown(f"**{label}**: upload, paste or pick one. The middle square is used, at {size} pixels.")
+    picture = gr.Image(studio.faces[first], type="pil", image_mode=None, format="png", sources=["upload", "clipboard"], show_label=False, height=230, elem_id=elem_id, elem_classes="enlarge")
+    faces = gr.Gallery([p for p in studio.faces[:12]], show_label=False, columns=6, allow_preview=False, format="png", interactive=False, buttons=[], elem_id=f"{elem_id}_faces")
     other = gr.Button("Draw another face", size="sm", elem_id=f"{elem_id}_draw")
     def pick(event: gr.SelectData): return studio.faces[event.index]
     faces.select(pick, None, picture, show_progress="hidden", api_visibility="private")
@@ -157,7 +158,7 @@ def picture_box(gr, studio:Studio, label:str, elem_id:str, first:int): # first: 
 
 def plate(gr, elem_id:str, columns:int): # gradio.Gallery
     "Where pictures appear."
-    return gr.Gallery(show_label=False, columns=columns, height="auto", object_fit="contain", allow_preview=False, format="png", interactive=False, buttons=["download"], elem_id=elem_id, elem_classes="enlarge")
+    return gr.Gallery(show_label=False, columns=columns, object_fit="contain", allow_preview=False, format="png", interactive=False, buttons=["download"], elem_id=elem_id, elem_classes="enlarge")
 
 # %% ../nbs/55_app.ipynb #3a4a8d3c
 def reconstruct_tab(gr, studio, press, picture, n_steps):
@@ -172,7 +173,7 @@ def edit_tab(gr, studio, press, picture, n_steps, limit=0.6):
             sliders = [gr.Slider(-limit, limit, 0, step=0.05, label=name.replace("_", " "), elem_id=f"slider_{name}", elem_classes="attribute") for name in studio.names]
         with gr.Column(scale=3):
             out = plate(gr, "edited", 2)
-            rows = gr.Dataframe(headers=["attribute", "before", "after"], label="What the classifier reads", interactive=False, show_label=True, elem_id="probabilities")
+            rows = gr.Dataframe(headers=["attribute", "before", "after"], label="What the classifier reads", interactive=False, buttons=[], elem_id="probabilities")
     with gr.Row():
         button, zero = gr.Button("Edit", variant="primary", elem_id="edit"), gr.Button("All to 0", elem_id="zero")
     asked = dict(fn=told(lambda p, T, *s: edit(studio, p, T, *s)), inputs=[picture, n_steps, *sliders], outputs=[out, rows], **press)
@@ -195,14 +196,21 @@ def sample_tab(gr, studio, press, n_steps):
     button.click(told(lambda n, T, s: sample(studio, n, T, s)), [n, n_steps, seed], [out, said], **press)
 
 # %% ../nbs/55_app.ipynb #09fa3f72
-css = ".enlarge img { width: 100%; height: 100%; object-fit: contain; }"
+css = """
+.enlarge img { width: 100%; height: 100%; object-fit: contain; }
+.grid-wrap { height: auto !important; min-height: 0 !important; max-height: none !important; }
+.grid-container { grid-template-columns: repeat(var(--grid-cols), minmax(0, 1fr)) !important; }
+.thumbnail-item { aspect-ratio: auto !important; height: auto !important; }
+.thumbnail-item img { aspect-ratio: 1; height: auto !important; }
+.caption-label { position: static !important; max-width: none !important; border: 0 !important; text-align: center; white-space: normal !important; }
+"""
 
 def run_app(model:DiffAE, title:str="Diff-AE", host:str="127.0.0.1", # only this machine; 0.0.0.0: the whole network
             port:int|None=7860, # None: the first free one from 7860
             block:bool=True): # wait until it is stopped -> gradio.Blocks
     "Open the page."
     page, gr = build_app(Studio(model), title), need_gradio()
-    theme = gr.themes.Base(primary_hue="blue", font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
+    theme = gr.themes.Base(primary_hue="blue", font=["system-ui", "sans-serif"], font_mono=["system-ui", "sans-serif"])
     page.launch(server_name=host, server_port=port, prevent_thread_lock=not block, share=False, inbrowser=False, show_error=True,
                 footer_links=[], ssr_mode=False, mcp_server=False, pwa=False, theme=theme, css=css)
     return page

@@ -9,7 +9,7 @@ import pytest
 
 BROWSER = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
 PICTURES = os.environ.get("APP_PICTURES")                                      # a folder: keep a picture of each tab
-SECONDS = 120_000                                                              # milliseconds, on a busy machine
+SECONDS = 60_000                                                               # milliseconds, on a busy machine
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +117,7 @@ def test_pick_draw_and_upload(seen, tmp_path):
     page.click("#picture_draw")
     drawn = wait_for_pictures(page, "#picture", 1, picked)
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (9, 14, 4), dtype=np.uint8)).resize((140, 90)).save(tmp_path / "mine.png")
-    page.locator("#picture button[aria-label*=lear], #picture button[title*=lear]").first.click()
+    page.click("#picture button[aria-label='Remove Image']")
     page.wait_for_selector("#picture input[type=file]", state="attached")
     page.click("#reconstruct")                                                 # nothing chosen
     page.get_by_text("picture: choose or upload one first").first.wait_for()
