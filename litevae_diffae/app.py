@@ -122,7 +122,7 @@ def told(action, # function that may raise
     "Errors in the user's words."
     def call(*args):
         try: return action(*args)
-        except (ValueError, OSError) as e: raise need_gradio().Error(str(e), title="That did not work", print_exception=False) from e
+        except (ValueError, OSError) as e: raise need_gradio().Error(str(e), print_exception=False) from e
     return call
 
 # %% ../nbs/55_app.ipynb #37f90a6b
@@ -169,13 +169,13 @@ def reconstruct_tab(gr, studio, press, picture, n_steps):
 def edit_tab(gr, studio, press, picture, n_steps, limit=0.6):
     if not studio.names: return gr.Markdown("This model has no attribute classifier: fit one with `fit_classifier(codes, model=model)` and save the model.", elem_id="edit_said")
     with gr.Row():
+        button, zero = gr.Button("Edit", variant="primary", elem_id="edit"), gr.Button("All to 0", elem_id="zero")
+    with gr.Row():
         with gr.Column(scale=2):
             sliders = [gr.Slider(-limit, limit, 0, step=0.05, label=name.replace("_", " "), elem_id=f"slider_{name}", elem_classes="attribute") for name in studio.names]
         with gr.Column(scale=3):
             out = plate(gr, "edited", 2)
             rows = gr.Dataframe(headers=["attribute", "before", "after"], label="What the classifier reads", interactive=False, buttons=[], elem_id="probabilities")
-    with gr.Row():
-        button, zero = gr.Button("Edit", variant="primary", elem_id="edit"), gr.Button("All to 0", elem_id="zero")
     asked = dict(fn=told(lambda p, T, *s: edit(studio, p, T, *s)), inputs=[picture, n_steps, *sliders], outputs=[out, rows], **press)
     button.click(**asked)
     for slider in sliders: slider.release(**asked)
@@ -199,7 +199,7 @@ def sample_tab(gr, studio, press, n_steps):
 css = """
 .enlarge img { width: 100%; height: 100%; object-fit: contain; }
 .grid-wrap { height: auto !important; min-height: 0 !important; max-height: none !important; }
-.grid-container { grid-template-columns: repeat(var(--grid-cols), minmax(0, 1fr)) !important; }
+.grid-container { grid-template-columns: repeat(var(--grid-cols), minmax(0, 1fr)) !important; grid-auto-rows: auto !important; height: auto !important; }
 .thumbnail-item { aspect-ratio: auto !important; height: auto !important; }
 .thumbnail-item img { aspect-ratio: 1; height: auto !important; }
 .caption-label { position: static !important; max-width: none !important; border: 0 !important; text-align: center; white-space: normal !important; }

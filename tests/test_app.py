@@ -8,7 +8,8 @@ from urllib.parse import urlparse
 import pytest
 
 BROWSER = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
-PICTURES = os.environ.get("APP_PICTURES")                                      # a folder: keep a picture of each tab
+PICTURES = os.environ.get("APP_PICTURES")                                      # a folder: keep a picture of each tab; nbs/images/app.png is its edit.png
+T = 20 if PICTURES else 6
 SECONDS = 60_000                                                               # milliseconds, on a busy machine
 
 
@@ -68,7 +69,7 @@ def seen(model):
     app = run_app(model, port=None, block=False)
     with sync_api.sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=BROWSER, args=["--no-sandbox", "--disable-gpu"])
-        page = browser.new_page(viewport={"width": 1280, "height": 860})
+        page = browser.new_page(viewport={"width": 1240, "height": 780})
         page.set_default_timeout(SECONDS)
         asked, wrong = set(), []
         page.on("request", lambda r: asked.add(urlparse(r.url).hostname or urlparse(r.url).scheme))
@@ -81,7 +82,7 @@ def seen(model):
 
 
 def picture(page, name):
-    if PICTURES: page.wait_for_timeout(1500); page.screenshot(path=Path(PICTURES) / f"{name}.png")
+    if PICTURES: page.wait_for_timeout(9000); page.screenshot(path=Path(PICTURES) / f"{name}.png")
 
 
 def sources(page, where): return page.eval_on_selector_all(f"{where} img", "found => found.map(i => i.naturalWidth + ' ' + i.src)")
@@ -100,10 +101,10 @@ def set_slider(page, where, value):
 
 def test_reconstruct(seen):
     page, _, _ = seen
-    set_slider(page, "#n_steps", 6)
+    set_slider(page, "#n_steps", T)
     page.click("#reconstruct")
     assert {s.split()[0] for s in wait_for_pictures(page, "#reconstructions", 5)} == {"64"}
-    assert "Mean squared error" in page.inner_text("#reconstruct_said") and "T = 6" in page.inner_text("#reconstruct_said")
+    assert "Mean squared error" in page.inner_text("#reconstruct_said") and f"T = {T}" in page.inner_text("#reconstruct_said")
     picture(page, "reconstruct")
 
 
@@ -132,7 +133,7 @@ def test_pick_draw_and_upload(seen, tmp_path):
 
 def test_edit(seen, model):
     page, _, _ = seen
-    page.locator("#picture_faces img").nth(1).click()
+    page.locator("#picture_faces img").first.click()
     page.get_by_role("tab", name="Edit").click()
     page.wait_for_selector("#edit")
     assert page.locator(".attribute input[type=number]").count() == len(model.classifier.names)
