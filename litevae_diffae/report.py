@@ -18,7 +18,7 @@ from .core import check_positive, default_device, n_macs, n_params, write_atomic
 from .data import load_photos
 from .diffae.experiments import load_faces, scores
 from .diffae.model import DiffAE
-from .diffae.show import predicted_x0, show_noise, show_two_codes, strength_sweep, two_codes
+from .diffae.show import predicted_x0, show_noise, show_two_codes, edit_strip, two_codes
 from .diffae.train import swap_probe, train_diffae
 from .litevae.klvae import KLVAE
 from .litevae.model import LiteVAE
@@ -150,11 +150,11 @@ def diffae_uses(model:DiffAE, # with prior and classifier; on a processor with b
     start, names, strengths = time.time(), model.classifier.names, (-0.6, -0.3, 0., 0.3, 0.6)
     if model.device.type == "cpu" and cpu_has_bf16(): model = faster(model)
     faces = [i%len(x) for i in range(len(names))]                                  # another face for each attribute
-    sweeps = torch.cat([torch.cat([x[i:i+1], strength_sweep(model, x[i:i+1], name, strengths, n_steps)[0]]) for i,name in zip(faces, names)])
-    titles = ["original", *(f"{s:+g}" if s else "0" for s in strengths)]
+    sweeps = torch.cat([torch.cat([x[i:i+1], edit_strip(model, x[i:i+1], name, strengths, n_steps)[0]]) for i,name in zip(faces, names)])
+    titles = [f"{s:+g}" if s else "0" for s in strengths]
     walks = model.interpolate(x[:2], x[2:4], torch.linspace(0, 1, 7).tolist(), n_steps).flatten(0, 1)
     new = model.sample(n_samples, n_steps, generator=torch.Generator().manual_seed(seed))
-    pictures = {"diffae_edits": show_images(sweeps, n_rows=len(names), titles=[t if k else f"{name} {t}".replace("_", " ") for name in names for k,t in enumerate(titles)], size=1.1),
+    pictures = {"diffae_edits": show_images(sweeps, n_rows=len(names), titles=[t for name in names for t in (name.replace("_", " "), *titles)], size=1.1),
                 "diffae_walks": show_images(walks, n_rows=2, size=1.1), "diffae_samples": show_images(new, n_rows=max(1, n_samples//8), size=1.1)}
     facts = dict(seconds=round(time.time() - start, 1), attributes=list(names), strengths=list(strengths), n_steps=n_steps, n_samples=n_samples, z_dim=model.config.z_dim, dtype=str(model.dtype).removeprefix("torch."))
     return {k: fig_to_png(f) for k,f in pictures.items()}, facts
@@ -178,7 +178,7 @@ def diffae_sections(figures:dict, facts:dict)->list: # HTML
         f'<p class="small">{facts["shipped"]["n"]} held-out faces of 64 pixels, {facts["shipped"]["n_steps"]} steps each way, images on [0, 1].</p>',
         "<h2>The noise</h2>", picture(figures["diffae_noise"], "x_T of four faces, first channel, and the histogram of all values against N(0, 1)."),
         "<h2>What it expects to see</h2>", picture(figures["diffae_path"], "The predicted clean picture at each of ten steps, from random noise and the codes of two faces."),
-        "<h2>More of this, less of that</h2>", picture(figures["diffae_edits"], "A held-out face in each row, and the same with less (left) and more (right) of one attribute: z_sem is moved along a direction, x_T stays. 0 is the reconstruction."),
+        "<h2>More of this, less of that</h2>", picture(figures["diffae_edits"], "A held-out face in each row (first column), and the same with less (left) and more (right) of one attribute: z_sem is moved along a direction, x_T stays. 0 is the reconstruction."),
         f'<p>The direction is that of a linear classifier of z_sem; the numbers are strengths, in units of the root of its {facts["uses"]["z_dim"]} dimensions. What comes along with the attribute came along with it in the training faces, or is the classifier\'s mistake.</p>',
         "<h2>From one face to another</h2>", picture(figures["diffae_walks"], "Two walks of seven steps between held-out faces: z_sem on a line, x_T on an arc. The ends are reconstructions."),
         "<h2>Faces that nobody drew</h2>", picture(figures["diffae_samples"], "Samples: z_sem from the latent prior, x_T from random noise. Not chosen: all that this seed gives."),

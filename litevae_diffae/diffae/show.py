@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['two_codes', 'show_two_codes', 'show_noise', 'predicted_x0', 'show_round_trip', 'both_codes', 'move_many',
-           'strength_sweep', 'png_bytes', 'Sliders', 'edit_sliders', 'between', 'blend_slider']
+           'edit_strip', 'png_bytes', 'Sliders', 'edit_sliders', 'between', 'blend_slider']
 
 # %% ../../nbs/39_diffae.show.ipynb #6d603370
 import base64
@@ -88,12 +88,12 @@ def move_many(model:DiffAE, z_sem:Tensor, # (B, D)
              )->Tensor: # (B, D)
     "Codes moved along several attributes of the model's classifier; `ValueError` if it has none."
     classifier = needs(model.classifier, "attributes", "train the attribute classifier first: model.classifier is None")
-    for name,strength in strengths.items(): z_sem = classifier.move(z_sem, name, strength)
+    for name,strength in strengths.items(): z_sem = classifier.move(z_sem, name, strength) if strength else z_sem
     return z_sem
 
 # %% ../../nbs/39_diffae.show.ipynb #4ef5ec5e
 @torch.no_grad()
-def strength_sweep(model:DiffAE, x:Tensor, # (B, C, H, W) in [-1, 1]
+def edit_strip(model:DiffAE, x:Tensor, # (B, C, H, W) in [-1, 1]
                    attribute:str, # a name that the classifier knows
                    strengths:tuple=(-0.6, -0.3, 0., 0.3, 0.6), # times sqrt(D)
                    n_steps:int=20)->Tensor: # (B, len(strengths), C, H, W)
