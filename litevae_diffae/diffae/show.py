@@ -104,7 +104,7 @@ def edit_strip(model:DiffAE, x:Tensor, # (B, C, H, W) in [-1, 1]
 
 # %% ../../nbs/39_diffae.show.ipynb #81a09daf
 def png_bytes(x:Tensor, # (n, C, H, W) in [-1, 1]
-              zoom:int=3)->bytes: # of a PNG file
+              zoom:int=2)->bytes: # of a PNG file
     "Pictures in a row, enlarged."
     row, out = Image.fromarray(image_grid(x, n_cols=len(x))), BytesIO()
     row.resize((row.width*zoom, row.height*zoom), Image.Resampling.BICUBIC).save(out, "PNG")
@@ -115,7 +115,7 @@ class Sliders:
     "A picture that is drawn anew when a slider moves; show it as the last line of a cell."
     def __init__(self, draw:Callable, # function: {name: value} -> (n, C, H, W) in [-1, 1], drawn in a row
                  ranges:dict, # name -> (lowest, highest, first value)
-                 step:float=0.05, zoom:int=3): # zoom: screen pixels per pixel
+                 step:float=0.05, zoom:int=2): # zoom: screen pixels per pixel
         try: import ipywidgets
         except ImportError as e: raise ImportError("Sliders: this needs ipywidgets; pip install ipywidgets") from e
         check_positive(step=step, zoom=zoom)
@@ -132,8 +132,10 @@ class Sliders:
     def redraw(self, change=None): self.picture.value = png_bytes(self.draw(self.values), self.zoom)
 
     def _repr_mimebundle_(self, include=None, exclude=None): # the widgets, and the picture for pages without a kernel
-        widgets = self.box._repr_mimebundle_(include=include, exclude=exclude)
-        return {**widgets, "text/plain": f"Sliders({self.values})", "image/png": base64.b64encode(self.picture.value).decode()}
+        from IPython import get_ipython
+        live = getattr(get_ipython(), "kernel", None) is not None                      # somebody can move them
+        still = {"text/plain": f"Sliders({self.values})", "image/png": base64.b64encode(self.picture.value).decode()}
+        return {**(self.box._repr_mimebundle_(include=include, exclude=exclude) if live else {}), **still}
 
 # %% ../../nbs/39_diffae.show.ipynb #d0e6074a
 def edit_sliders(model:DiffAE, x:Tensor, # (1, C, H, W) in [-1, 1]
