@@ -7,7 +7,7 @@ __all__ = ['model_names', 'bench_parts', 'commands', 'description', 'model_class
            'preset_config', 'open_data', 'make_out', 'Demo', 'RunOptions', 'training_data', 'Train', 'Distill',
            'each_image', 'np_rgb', 'is_diffusion', 'fit', 'SamplerOptions', 'RebuildOptions', 'rebuild', 'codes_of',
            'model_batches', 'Encode', 'Reconstruct', 'Evaluate', 'save_pictures', 'Sample', 'Interpolate', 'Edit',
-           'Bench', 'Experiment', 'Import', 'fold_box', 'parse', 'fail', 'main']
+           'Bench', 'Experiment', 'Import', 'App', 'check_device', 'fold_box', 'parse', 'fail', 'main']
 
 # %% ../nbs/52_cli.ipynb #fea992a6
 import contextlib, io, json, re, sys
@@ -445,9 +445,31 @@ class Import:
         model.save_pretrained(out)
         print(f"{type(model).__name__}: {out}")
 
+# %% ../nbs/52_cli.ipynb #750b791e
+@dataclass(frozen=True)
+class App:
+    "Open a page that reconstructs, edits, interpolates and draws with a Diff-AE; needs the extra [app]."
+    model: str = "avatars" # shipped name, folder or Hub id
+    host: str = "127.0.0.1" # address to listen at: this machine only; 0.0.0.0 for the whole network
+    port: Optional[int] = 7860 # None: the first free one from 7860
+    device: Optional[str] = None # such as cpu or cuda; the best one if not given
+
+    def __call__(self):
+        from litevae_diffae.app import need_gradio, run_app
+        need_gradio()
+        if self.device: check_device(self.device)
+        run_app(load_model(self.model, self.device, kinds=("DiffAE",)), title=f"Diff-AE: {self.model}", host=self.host, port=self.port)
+
+# %% ../nbs/52_cli.ipynb #93590486
+def check_device(name:str)->None:
+    "`ValueError` unless PyTorch has the device here."
+    import torch
+    try: torch.empty(1, device=name)
+    except (RuntimeError, AssertionError) as e: raise ValueError(f"device: PyTorch can't use {name!r} here ({str(e).splitlines()[0]})") from e
+
 # %% ../nbs/52_cli.ipynb #f138ee8a
 commands = {"demo": Demo, "train": Train, "distill": Distill, "encode": Encode, "reconstruct": Reconstruct, "sample": Sample, "interpolate": Interpolate, "edit": Edit,
-            "evaluate": Evaluate, "bench": Bench, "experiment": Experiment, "import": Import}
+            "evaluate": Evaluate, "bench": Bench, "experiment": Experiment, "import": Import, "app": App}
 description = "LiteVAE and Diff-AE: train, encode, reconstruct, sample, edit, evaluate. --debug shows the traceback of an error."
 
 def fold_box(text:str)->str: # one line

@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['style', 'train_demo', 'held_out', 'reconstruct', 'encoder_sizes', 'picture', 'table', 'page', 'score_rows',
-           'demo_figures', 'diffae_figures', 'train_diffae_demo', 'diffae_sections', 'write_report', 'run_demo',
-           'print_scores']
+           'demo_figures', 'diffae_figures', 'train_diffae_demo', 'diffae_uses', 'faster', 'diffae_sections',
+           'write_report', 'run_demo', 'print_scores']
 
 # %% ../nbs/51_report.ipynb #8d65035e
 import base64, html, json, platform, time
+from copy import deepcopy
 from pathlib import Path
 import numpy as np
 import torch
@@ -17,14 +18,14 @@ from .core import check_positive, default_device, n_macs, n_params, write_atomic
 from .data import load_photos
 from .diffae.experiments import load_faces, scores
 from .diffae.model import DiffAE
-from .diffae.show import predicted_x0, show_noise, show_two_codes, two_codes
+from .diffae.show import predicted_x0, show_noise, show_two_codes, edit_strip, two_codes
 from .diffae.train import swap_probe, train_diffae
 from .litevae.klvae import KLVAE
 from .litevae.model import LiteVAE
 from .litevae.train import train_litevae
 from .litevae.wavelets import wavedec2
 from .metrics import evaluate_reconstruction
-from .train import read_log
+from .train import cpu_has_bf16, read_log
 from .viz import as_picture, fig_to_png, latents_to_rgb, plot_losses, show_images, show_reconstructions, show_subbands
 
 # %% ../nbs/51_report.ipynb #d9caab09
@@ -139,6 +140,31 @@ def train_diffae_demo(out:Path, # folder of the run; an old run in it is replace
     log, x = read_log(out), load_faces("test", 32)[0].to(model.device)
     return fig_to_png(plot_losses(log, {"loss": "loss"})), dict(images=log[-1]["images"], seconds=log[-1]["seconds"], loss=log[-1]["loss"], swap_rise=swap_probe(model, x)["rise"])
 
+# %% ../nbs/51_report.ipynb #6aca7889
+@torch.no_grad()
+def diffae_uses(model:DiffAE, # with prior and classifier; on a processor with bfloat16 its network computes with that
+                x:Tensor, # (B, C, H, W) held-out faces in [-1, 1], at least 4
+                n_steps:int=20, # T
+                n_samples:int=32, seed:int=0)->tuple: # (name -> PNG bytes, numbers: seconds, attributes, strengths, n_steps)
+    "The report's edits, walks and samples."
+    start, names, strengths = time.time(), model.classifier.names, (-0.6, -0.3, 0., 0.3, 0.6)
+    if model.device.type == "cpu" and cpu_has_bf16(): model = faster(model)
+    faces = [i%len(x) for i in range(len(names))]                                  # another face for each attribute
+    sweeps = torch.cat([torch.cat([x[i:i+1], edit_strip(model, x[i:i+1], name, strengths, n_steps)[0]]) for i,name in zip(faces, names)])
+    titles = [f"{s:+g}" if s else "0" for s in strengths]
+    walks = model.interpolate(x[:2], x[2:4], torch.linspace(0, 1, 7).tolist(), n_steps).flatten(0, 1)
+    new = model.sample(n_samples, n_steps, generator=torch.Generator().manual_seed(seed))
+    pictures = {"diffae_edits": show_images(sweeps, n_rows=len(names), titles=[t for name in names for t in (name.replace("_", " "), *titles)], size=1.1),
+                "diffae_walks": show_images(walks, n_rows=2, size=1.1), "diffae_samples": show_images(new, n_rows=max(1, n_samples//8), size=1.1)}
+    facts = dict(seconds=round(time.time() - start, 1), attributes=list(names), strengths=list(strengths), n_steps=n_steps, n_samples=n_samples, z_dim=model.config.z_dim, dtype=str(model.dtype).removeprefix("torch."))
+    return {k: fig_to_png(f) for k,f in pictures.items()}, facts
+
+def faster(model:DiffAE)->DiffAE: # a copy
+    "The network in bfloat16; states, prior and classifier stay as they are."
+    fast = deepcopy(model).to(torch.bfloat16)
+    fast.prior, fast.classifier = model.prior, model.classifier
+    return fast
+
 # %% ../nbs/51_report.ipynb #74f37075
 def diffae_sections(figures:dict, facts:dict)->list: # HTML
     "The report's part on Diff-AE."
@@ -152,6 +178,11 @@ def diffae_sections(figures:dict, facts:dict)->list: # HTML
         f'<p class="small">{facts["shipped"]["n"]} held-out faces of 64 pixels, {facts["shipped"]["n_steps"]} steps each way, images on [0, 1].</p>',
         "<h2>The noise</h2>", picture(figures["diffae_noise"], "x_T of four faces, first channel, and the histogram of all values against N(0, 1)."),
         "<h2>What it expects to see</h2>", picture(figures["diffae_path"], "The predicted clean picture at each of ten steps, from random noise and the codes of two faces."),
+        "<h2>More of this, less of that</h2>", picture(figures["diffae_edits"], "A held-out face in each row (first column), and the same with less (left) and more (right) of one attribute: z_sem is moved along a direction, x_T stays. 0 is the reconstruction."),
+        f'<p>The direction is that of a linear classifier of z_sem; the numbers are strengths, in units of the root of its {facts["uses"]["z_dim"]} dimensions. What comes along with the attribute came along with it in the training faces, or is the classifier\'s mistake.</p>',
+        "<h2>From one face to another</h2>", picture(figures["diffae_walks"], "Two walks of seven steps between held-out faces: z_sem on a line, x_T on an arc. The ends are reconstructions."),
+        "<h2>Faces that nobody drew</h2>", picture(figures["diffae_samples"], "Samples: z_sem from the latent prior, x_T from random noise. Not chosen: all that this seed gives."),
+        f'<p class="small">T = {facts["uses"]["n_steps"]} steps, {facts["uses"]["dtype"]}, {facts["uses"]["seconds"]:.0f} seconds for these three.</p>',
         "<h2>And one trained here, from nothing</h2>", picture(figures["diffae_losses"], "Loss of the first minute."),
         f'<p>{new["images"]:,} faces in {new["seconds"]:.0f} seconds. With the code of another face the loss rises by {100*new["swap_rise"]:.0f} %: '
         + ("the network already listens to z_sem." if new["swap_rise"] > 0.05 else "z_sem is hardly used yet.") + "</p>"]
@@ -201,11 +232,13 @@ def run_demo(out:str, # folder for report.html, metrics.json and the run
                  device=str(model.device), threads=torch.get_num_threads(), torch=torch.__version__, machine=platform.machine())
     figures = demo_figures(model, images, log)
     for name,png in figures.items(): write_atomic(out/"figures"/f"{name}.png", lambda path: path.write_bytes(png))
-    print("showing the Diff-AE of the package, then training one from scratch")
+    print("showing the Diff-AE of the package (codes, edits, walks, samples), then training one from scratch")
     diffae = DiffAE.from_pretrained("avatars", device=default_device())
     pictures, shipped = diffae_figures(diffae, load_faces("test", n_pictures or 16)[0].to(diffae.device), 50 if steps is None else 5)
+    more, uses = diffae_uses(diffae, load_faces("test", 8)[0].to(diffae.device), *((20, 32) if steps is None else (3, 4)), seed)
+    pictures.update(more)
     pictures["diffae_losses"], here = train_diffae_demo(out/"run-diffae", minutes/4, seed, steps)
-    both = dict(shipped=shipped, trained_here=here)
+    both = dict(shipped=shipped, uses=uses, trained_here=here)
     for name,png in pictures.items(): write_atomic(out/"figures"/f"{name}.png", lambda path: path.write_bytes(png))
     write_report(out/"report.html", model, result, facts, figures, diffae_sections(pictures, both))
     metrics = dict(seconds=round(time.time() - start, 1), psnr=result["psnr"], ssim=result["ssim"], lpips=result["lpips"], mse=result["mse"],
