@@ -6,7 +6,7 @@
 __all__ = ['Imbalance', 'imbalance', 'decoder_imbalance', 'evaluate_sizes', 'mmd_to_normal', 'latent_mmd', 'first_channels',
            'WaveletCode', 'code_channels', 'WaveletVAEConfig', 'WaveletVAE', 'receptive_field', 'level_table']
 
-# %% ../../nbs/1B_litevae.analysis.ipynb #f459d694
+# %% ../../nbs/1B_litevae.analysis.ipynb #6872b5d7
 import copy
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -23,7 +23,7 @@ from .train import orthogonal_centre
 from .wavelets import dwt2
 from ..metrics import lpips, psnr, ssim
 
-# %% ../../nbs/1B_litevae.analysis.ipynb #b661d9a1
+# %% ../../nbs/1B_litevae.analysis.ipynb #d49246dc
 class Imbalance(NamedTuple):
     "How far the strongest is above the median; 1 for even maps."
     channels: float # over the energies of the channels
@@ -36,7 +36,7 @@ def imbalance(maps:Tensor, # (B, C, H, W)
     ratio = lambda v: v.amax(-1)/v.median(-1).values
     return Imbalance(ratio(e.mean((0, 2, 3))).item(), ratio(e.mean(1).flatten(1)).mean().item())
 
-# %% ../../nbs/1B_litevae.analysis.ipynb #caf31b6d
+# %% ../../nbs/1B_litevae.analysis.ipynb #3d4e187c
 @torch.no_grad()
 def decoder_imbalance(model:Autoencoder, # in eval mode
                       x:Tensor, # (B, C, H, W) in [-1, 1]
@@ -49,7 +49,7 @@ def decoder_imbalance(model:Autoencoder, # in eval mode
     finally: [h.remove() for h in hooks]
     return found
 
-# %% ../../nbs/1B_litevae.analysis.ipynb #5a0ce59b
+# %% ../../nbs/1B_litevae.analysis.ipynb #69f9a5e4
 @torch.no_grad()
 def evaluate_sizes(model:Autoencoder, # in eval mode
                    source, # pictures, see `open_source`
@@ -66,7 +66,7 @@ def evaluate_sizes(model:Autoencoder, # in eval mode
         rows.append(dict(size=size, **dict(zip(("psnr", "ssim", "lpips"), torch.tensor(scores).mean(0).tolist()))))
     return rows
 
-# %% ../../nbs/1B_litevae.analysis.ipynb #45636d45
+# %% ../../nbs/1B_litevae.analysis.ipynb #496b780d
 def mmd_to_normal(x:Tensor, # (N, D) samples, N at least 2
                   sigma:float, # width of the kernel, in the units of `x`
                  )->float: # squared discrepancy, in [-1, 2]; unbiased, so it may fall below 0
@@ -78,7 +78,7 @@ def mmd_to_normal(x:Tensor, # (N, D) samples, N at least 2
     across = (s/(s + 1))**(D/2)*torch.exp(-x.square().sum(1)/(2*(s + 1))).mean()
     return (within - 2*across + (s/(s + 2))**(D/2)).item()
 
-# %% ../../nbs/1B_litevae.analysis.ipynb #21a5e4ce
+# %% ../../nbs/1B_litevae.analysis.ipynb #e6eedaf6
 def latent_mmd(z:Tensor, # (N, C, h, w) latents, sampled from their posteriors
                sigmas:tuple=(25, 50, 100, 250, 500), # widths for 4096 numbers (Table 6)
               )->dict: # width of Table 6 -> squared MMD of the flattened latents, widths scaled by sqrt(D/4096)
@@ -86,7 +86,7 @@ def latent_mmd(z:Tensor, # (N, C, h, w) latents, sampled from their posteriors
     z = z.flatten(1)
     return {s: mmd_to_normal(z, s*(z.shape[1]/4096)**.5) for s in sigmas}
 
-# %% ../../nbs/1B_litevae.analysis.ipynb #14750f94
+# %% ../../nbs/1B_litevae.analysis.ipynb #5b3334d6
 def first_channels(z:Tensor, # (B, C, h, w) latents, C at least 3
                   )->Tensor: # (B, 3, h, w), standard deviation 0.4 around 0 over the batch
     "The first three channels, each standardised, to be shown as red, green and blue (Figures 2 and 4)."
@@ -94,7 +94,7 @@ def first_channels(z:Tensor, # (B, C, h, w) latents, C at least 3
     v = z[:, :3].float()
     return 0.4*(v - v.mean((0, 2, 3), keepdim=True))/v.std((0, 2, 3), keepdim=True).clamp_min(1e-12)
 
-# %% ../../nbs/1B_litevae.analysis.ipynb #19c4b75d
+# %% ../../nbs/1B_litevae.analysis.ipynb #75a4c1ad
 class WaveletCode(nn.Module):
     "Haar bands as moments of a posterior without noise; nothing to learn."
     def __init__(self, finest:int=3): # finest level whose details are kept: 3 (DWT), 2 (DWT-2), or 1 (everything)
@@ -115,7 +115,7 @@ def code_channels(finest:int, in_channels:int=3)->int: # see `WaveletCode`
     "Channels of a wavelet code: 12, 48 or 192 for colour."
     return in_channels*4**(4 - finest)
 
-# %% ../../nbs/1B_litevae.analysis.ipynb #cddfd28d
+# %% ../../nbs/1B_litevae.analysis.ipynb #82348bc2
 @dataclass(frozen=True)
 class WaveletVAEConfig:
     "A fixed wavelet code and the decoder that reads it (Appendix B)."
@@ -145,7 +145,7 @@ class WaveletVAEConfig:
     @property
     def spatial_compression_ratio(self): return 8
 
-# %% ../../nbs/1B_litevae.analysis.ipynb #e93579f5
+# %% ../../nbs/1B_litevae.analysis.ipynb #aefe5672
 class WaveletVAE(Autoencoder):
     "Appendix B's autoencoder: wavelet bands in, a decoder to be trained (`train_litevae` with `freeze_encoder`)."
     config_class, shipped = WaveletVAEConfig, {}
@@ -161,7 +161,7 @@ class WaveletVAE(Autoencoder):
             for name,conv in self.decoder.named_modules():
                 if isinstance(conv, nn.Conv2d) and name.rpartition(".")[2] not in ("conv1", "conv2"): orthogonal_centre(conv)
 
-# %% ../../nbs/1B_litevae.analysis.ipynb #ccab10ca
+# %% ../../nbs/1B_litevae.analysis.ipynb #302f71d7
 def receptive_field(module:nn.Module, # convolutions with group norms, no attention; left as it is
                     shape:tuple, # of its input, (C, H, W), larger than the field
                    )->int: # pixels, the side of the square that one output depends on through convolutions
@@ -177,7 +177,7 @@ def receptive_field(module:nn.Module, # convolutions with group norms, no attent
     rows = x.grad[0].abs().sum((0, 2)).nonzero()
     return int(rows.max() - rows.min() + 1)
 
-# %% ../../nbs/1B_litevae.analysis.ipynb #d124a346
+# %% ../../nbs/1B_litevae.analysis.ipynb #f61b2fa4
 def level_table(encoder:WaveletEncoder, # left as it is
                 size:int=256, # pixels of the picture, for the cost
                )->list: # of dicts: part, parameters, gmacs, share of the multiply-accumulates, field in pixels (None for the aggregator)
@@ -185,7 +185,7 @@ def level_table(encoder:WaveletEncoder, # left as it is
     c, rows = 4*encoder.in_channels, []
     for i,l in enumerate(encoder.band_levels):
         net = encoder.extractors[min(i, len(encoder.extractors) - 1)]
-        r = (receptive_field(net, (c, 96, 96)) - 1)//2
+        r = (receptive_field(net, (c, 80, 80)) - 1)//2
         rows.append(dict(part=f"level {l}", parameters=n_params(net), gmacs=n_macs(net, 1, c, size>>l, size>>l)/1e9, field=(2*r + 1) << l))
     net = encoder.aggregator
     rows.append(dict(part="aggregator", parameters=n_params(net), gmacs=n_macs(net, 1, c*len(encoder.band_levels), size>>3, size>>3)/1e9, field=None))
