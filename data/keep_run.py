@@ -19,7 +19,7 @@ def main(row, results, out, work="runs"):
     config = next(r["config"] for r in found["rows"] if r["name"] == row)
     key = row_key(config, 0)
     load_model(str(Path(work) / key / "model"), device="cpu").save_pretrained(out, dtype=torch.float16)
-    record = found["records"][key] | {"command": f"litevae-diffae experiment {found['experiment']}", "data": "avatars (train)"}
+    record = found["records"][key] | {"command": f"litevae-diffae experiment {found['experiment']}", "data": f"{config.get('data', 'avatars')} (train)"}
     (Path(out) / "recipe.json").write_text(json.dumps(record, indent=1) + "\n")
     print(f"{row}, seed 0 ({key}): {out}")
 

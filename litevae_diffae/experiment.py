@@ -39,7 +39,7 @@ class Experiment:
     paper: dict = field(default_factory=dict) # what the paper printed, as it printed it; never to be compared number by number
 
 scales = ("small", "paper")
-modules = ("litevae_diffae.diffae.experiments",) # each has a dict `experiments`: name -> `Experiment`
+modules = ("litevae_diffae.litevae.experiments", "litevae_diffae.diffae.experiments") # each has a dict `experiments`: name -> `Experiment`
 
 def find_experiments()->dict: # name -> `Experiment`
     "All experiments of the library."
@@ -53,8 +53,8 @@ def spread_of(values:list)->dict: # of numbers, one a seed
 def read_records(results:Path, # results/NAME.json
                  work:Path, # folder of the runs
                 )->dict: # key -> record
-    "What has been measured so far."
-    old = json.loads(results.read_text())["records"] if results.exists() else {}
+    "What has been measured so far; the other tables of the folder count too, since a row may stand in several."
+    old = {k: r for p in sorted(results.parent.glob("*.json")) for k,r in json.loads(p.read_text()).get("records", {}).items()}
     return {**old, **{p.parent.name: json.loads(p.read_text()) for p in Path(work).glob("*/record.json")}}
 
 # %% ../nbs/54_experiment.ipynb #e9891dba

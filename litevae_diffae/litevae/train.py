@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['RECIPES', 'orthogonal_centre', 'linear_start', 'Reconstruct', 'LiteVAETask', 'Recipe', 'recipe', 'build',
-           'train_litevae', 'shown_pictures', 'finish']
+           'train_litevae', 'shown_pictures', 'finish', 'train_schedule']
 
 # %% ../../nbs/18_litevae.train.ipynb #5d7e798a
 from dataclasses import asdict, dataclass
@@ -196,3 +196,22 @@ def finish(run:Trainer, # after `fit`
     if out is not None and run.acc.is_main_process: vae.save_pretrained(Path(out)/"model")
     run.acc.wait_for_everyone()
     return vae
+
+# %% ../../nbs/18_litevae.train.ipynb #64eba7e3
+def train_schedule(model:str|LiteVAEConfig|LiteVAE, # what `train_litevae` takes
+                   phases:list, # dicts of arguments of `train_litevae` for each phase, e.g. [dict(size=128, steps=100_000), dict(size=256, steps=50_000)]
+                   data="photos", # anything that `open_source` takes
+                   out:str|Path|None=None, # folder of the run; phase i is in `phase_i`, the result in `model`
+                   config:TrainConfig|None=None, # default: the recipe of the preset `model`, in all phases
+                   weights:LossWeights|None=None, # likewise
+                   scale:tuple|None=None, # likewise; equal scales show the same pieces of the pictures at every size
+                   train=train_litevae, # or `train_adversarial`
+                   **settings, # further arguments of `train`, the same in all phases
+                  )->LiteVAE: # the model of the last phase
+    "Train in phases, such as half resolution and then full (LiteVAE section 6)."
+    if not phases: raise ValueError("phases: at least one expected, got none")
+    r = recipe(model if isinstance(model, str) else "")
+    same = dict(weights=weights or r.weights, scale=scale or r.scale, **settings)
+    for i,phase in enumerate(phases): model = train(model, data, Path(out)/f"phase_{i}" if out else None, config or r.config, **{**same, **phase})
+    if out: model.save_pretrained(Path(out)/"model")
+    return model
