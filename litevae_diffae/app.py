@@ -12,7 +12,7 @@ from importlib import import_module
 import numpy as np
 import torch
 from torch import Tensor
-from .core import check_positive, default_device
+from .core import check_positive
 from .data import ArraySource, Crops, load_avatars, to_array
 from .diffae.model import DiffAE, needs
 from .diffae.show import between, both_codes, move_many
