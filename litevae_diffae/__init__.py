@@ -4,7 +4,7 @@ from importlib import import_module
 
 _names = {"litevae.model": ("LiteVAE", "LiteVAEConfig", "compute_latent_stats", "Autoencoder", "DiagonalGaussian"),
           "litevae.klvae": ("KLVAE", "KLVAEConfig"),
-          "litevae.train": ("train_litevae",),
+          "litevae.train": ("train_litevae", "train_schedule"),
           "litevae.discriminator": ("DiscriminatorConfig", "build_discriminator"),
           "litevae.adversarial": ("train_adversarial", "AdversarialConfig"),
           "litevae.distill": ("distill_decoder",),
