@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['Move', 'EDITED', 'keep_start', 'experiments', 'PixelJudgeConfig', 'PixelJudge', 'fit_judge', 'Start', 'make_start',
            'edited_region', 'change_outside', 'judge_edit', 'edit_scores', 'apply_move', 'evaluate_editing', 'straight',
-           'strength_sweep', 'pick_strength', 'CurvedClassifierConfig', 'CurvedClassifier', 'whitening', 'fit_curved',
-           'confounded_rows', 'dragged', 'run_judge', 'editing_parts', 'all_starts', 'direction_finder', 'true_code',
-           'run_editing', 'run_labels', 'run_confounded', 'editing_rows', 'label_rows', 'confounded_rows_table']
+           'strength_sweep', 'pick_strength', 'mean_shifts', 'CurvedClassifierConfig', 'CurvedClassifier', 'whitening',
+           'fit_curved', 'ShiftThenCurve', 'confounded_rows', 'dragged', 'run_judge', 'editing_parts', 'all_starts',
+           'direction_finder', 'true_code', 'run_editing', 'run_labels', 'run_confounded', 'editing_rows', 'label_rows',
+           'confounded_rows_table']
 
-# %% ../../nbs/3A_diffae.editing.ipynb #77ff5a6c
+# %% ../../nbs/3A_diffae.editing.ipynb #8340f3ac
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -22,12 +23,12 @@ from ..core import Pretrained, check_positive, seed_everything
 from ..data import AVATAR_NAMES, counterfactual_pairs, to_tensor
 from .experiments import load_faces
 from .latent import Codes, cache_codes
-from .manipulate import balanced_rows, fit_classifier, labelled
+from .manipulate import AttributeClassifier, balanced_rows, fit_classifier, labelled, linear_classifier
 from .model import DiffAE
 from ..experiment import Experiment, Row
 from ..metrics import lpips
 
-# %% ../../nbs/3A_diffae.editing.ipynb #1a6657f5
+# %% ../../nbs/3A_diffae.editing.ipynb #1f23785d
 @dataclass(frozen=True)
 class PixelJudgeConfig:
     names: tuple = AVATAR_NAMES # of the attributes, in the order of the logits
@@ -57,10 +58,10 @@ class PixelJudge(Pretrained, nn.Module):
         "Which attributes a picture has."
         return self(x) > 0
 
-# %% ../../nbs/3A_diffae.editing.ipynb #49fdcd79
+# %% ../../nbs/3A_diffae.editing.ipynb #91c20553
 def fit_judge(x:Tensor, y, # (N, 3, S, S) in [-1, 1], (N, A) of 0/1
               names:tuple=AVATAR_NAMES,
-              n_images:int=48_000, # seen in all
+              n_images:int=24_000, # seen in all
               batch_size:int=64, lr:float=3e-3, seed:int=0)->PixelJudge: # in eval mode
     "Train a judge: AdamW, one cycle, bfloat16 where the network computes."
     seed_everything(seed)
@@ -77,7 +78,7 @@ def fit_judge(x:Tensor, y, # (N, 3, S, S) in [-1, 1], (N, A) of 0/1
         opt.zero_grad(); loss.backward(); opt.step(); plan.step()
     return judge.eval()
 
-# %% ../../nbs/3A_diffae.editing.ipynb #f0bd9200
+# %% ../../nbs/3A_diffae.editing.ipynb #53b87038
 class Start(NamedTuple):
     "Faces to be edited, and what they should become."
     attribute: str
@@ -104,7 +105,7 @@ def make_start(model:DiffAE, attribute:str, # one of `AVATAR_NAMES`
     x_T = model.invert(x, z_sem, n_steps)
     return Start(attribute, sign, x, x_true, z_sem, x_T, model.decode(x_T, z_sem, n_steps))
 
-# %% ../../nbs/3A_diffae.editing.ipynb #02980c0b
+# %% ../../nbs/3A_diffae.editing.ipynb #bceff340
 def edited_region(x:Tensor, x_true:Tensor)->Tensor: # (B, C, H, W) each -> (B, 1, H, W) bool
     "Pixels in which the true counterfactual differs."
     return (x != x_true).any(1, keepdim=True)
@@ -121,7 +122,7 @@ def judge_edit(start:Start, edit:Tensor, # (B, C, S, S) in [-1, 1]
     others = [i for i in range(says.shape[1]) if i != k]
     return dict(success=(says[:, k] == (start.sign > 0)).float().mean().item(), kept=(says == true)[:, others].float().mean().item())
 
-# %% ../../nbs/3A_diffae.editing.ipynb #b535022d
+# %% ../../nbs/3A_diffae.editing.ipynb #9a0fd16e
 def edit_scores(start:Start, edit:Tensor, # (B, C, S, S) in [-1, 1]
                 judge:PixelJudge)->dict: # numbers, means over faces
     "The five questions."
@@ -130,7 +131,7 @@ def edit_scores(start:Start, edit:Tensor, # (B, C, S, S) in [-1, 1]
     return dict(**judge_edit(start, edit, judge), lpips_true=to_true, lpips_original=to_x, outside=change_outside(start.x, edit, region).mean().item(),
                 outside_rec=change_outside(start.x, start.x_rec, region).mean().item(), lpips_pair=distance(start.x, start.x_true))
 
-# %% ../../nbs/3A_diffae.editing.ipynb #df813fcb
+# %% ../../nbs/3A_diffae.editing.ipynb #12cdc19a
 Move = Callable # (z_sem (B, D), attribute, sign) -> (B, D) edited codes
 
 @torch.no_grad()
@@ -146,7 +147,7 @@ def evaluate_editing(model:DiffAE, starts, # iterable of `Start`
     mean = {k: sum(f[k] for f in found.values())/len(found) for k in next(iter(found.values()))}
     return dict(worst=min(f["success"] for f in found.values()), **mean, **{f"{name} {k}": v for name,f in found.items() for k,v in f.items()})
 
-# %% ../../nbs/3A_diffae.editing.ipynb #021ea0b4
+# %% ../../nbs/3A_diffae.editing.ipynb #7ce43ef3
 def straight(classifier, # has `move(z_sem, name, strength)`
              strength=0.3)->Move: # a number > 0, or {"Hat +": number, ...}
     "Moves of a classifier with given strengths."
@@ -163,7 +164,15 @@ def pick_strength(sweep:dict, # {strength: {success, kept}} of one start
     enough = [v for v,f in sweep.items() if f["success"] >= goal]
     return min(enough) if enough else max(sweep, key=lambda v: (sweep[v]["success"], -v))
 
-# %% ../../nbs/3A_diffae.editing.ipynb #652fb4a7
+# %% ../../nbs/3A_diffae.editing.ipynb #ce990509
+def mean_shifts(codes:Codes)->AttributeClassifier: # its weights are the shifts, (A, D) in normalised space; its logits mean nothing
+    "The change of the mean code with each attribute, the others held fixed."
+    codes = labelled(codes)
+    design = torch.cat([codes.attributes, torch.ones(len(codes), 1)], 1).double()
+    shifts = torch.linalg.lstsq(design, codes.normalized().double()).solution[:-1].float()
+    return linear_classifier(shifts, torch.zeros(len(shifts)), codes.mean, codes.std, codes.names)
+
+# %% ../../nbs/3A_diffae.editing.ipynb #eebfa3d1
 @dataclass(frozen=True)
 class CurvedClassifierConfig:
     z_dim: int = 512 # D
@@ -193,7 +202,7 @@ class CurvedClassifier(Pretrained, nn.Module):
         "Evidence for each attribute; 0 is undecided."
         return self.net((z_sem.float() - self.z_sem_mean)@self.to_white)
 
-# %% ../../nbs/3A_diffae.editing.ipynb #ce3f6c7f
+# %% ../../nbs/3A_diffae.editing.ipynb #22f3602c
 def whitening(codes:Codes, n_axes:int)->tuple: # (D, K) to whitened axes, (K, D) back
     "Principal axes of normalised codes, divided by their deviations."
     z, std = codes.normalized().double(), codes.std.double()
@@ -222,7 +231,7 @@ def fit_curved(codes:Codes, # with attributes
         plan.step()
     return clf.eval()
 
-# %% ../../nbs/3A_diffae.editing.ipynb #ff76b419
+# %% ../../nbs/3A_diffae.editing.ipynb #17caa884
 @patch
 def move(self:CurvedClassifier, z_sem:Tensor, # (B, D)
          name:str, # attribute
@@ -242,7 +251,22 @@ def move(self:CurvedClassifier, z_sem:Tensor, # (B, D)
             d = d + step*(logit < 25*abs(strength))[:, None]*F.normalize(grad, dim=1)
     return z_sem + (d.detach()@self.from_white).to(z_sem)
 
-# %% ../../nbs/3A_diffae.editing.ipynb #dcc571a4
+# %% ../../nbs/3A_diffae.editing.ipynb #08d04c5b
+class ShiftThenCurve:
+    "The mean shift, then the curved path for what is missing."
+    def __init__(self, shifts:AttributeClassifier, # of `mean_shifts`
+                 curved:CurvedClassifier): self.shifts, self.curved = shifts, curved
+    @property
+    def names(self): return self.curved.names
+
+    def move(self, z_sem:Tensor, # (B, D)
+             name:str, # attribute
+             strength:float=0.3)->Tensor: # strength/0.3 shifts, then as in `CurvedClassifier.move` -> (B, D)
+        "Codes with more (or less) of an attribute."
+        shift = self.shifts.linear.weight[self.shifts.names.index(name)].detach()*self.shifts.z_sem_std
+        return self.curved.move(z_sem + strength/0.3*shift.to(z_sem), name, strength)
+
+# %% ../../nbs/3A_diffae.editing.ipynb #227b854e
 def confounded_rows(codes:Codes, names:tuple, # two attributes
                     share:float=0.95, # of rows in which they agree
                     seed:int=0)->Tensor: # (n,) row numbers, ascending
@@ -258,7 +282,7 @@ def dragged(start:Start, edit:Tensor, other:str, judge:PixelJudge)->float: # sha
     k = judge.config.names.index(other)
     return (judge.says(edit) != judge.says(start.x_true))[:, k].float().mean().item()
 
-# %% ../../nbs/3A_diffae.editing.ipynb #85f3d3c2
+# %% ../../nbs/3A_diffae.editing.ipynb #88db0142
 EDITED = ("Smiling", "Eyeglasses", "Beard", "Hat")
 
 def run_judge(runs:Path)->PixelJudge: # folder of the runs
@@ -281,11 +305,13 @@ keep_start = lru_cache(64)(make_start)
 def all_starts(model, c, seed)->list: # c: attributes, n, n_steps
     return [keep_start(model, a, sign, c["n"], c["n_steps"], seed) for a in c["attributes"] for sign in (1, -1)]
 
-# %% ../../nbs/3A_diffae.editing.ipynb #fbe25686
+# %% ../../nbs/3A_diffae.editing.ipynb #c2f26ec2
 def direction_finder(kind:str, codes:Codes, model:DiffAE): # classifier with `move`
     "A fitted classifier by its name."
     if kind == "shipped": return DiffAE.from_pretrained("avatars").classifier
+    if kind == "means": return mean_shifts(codes)
     if kind == "curved": return fit_curved(codes)
+    if kind == "both": return ShiftThenCurve(mean_shifts(codes), fit_curved(codes))
     return fit_classifier(codes, l2=float(kind.removeprefix("l2=")))
 
 def true_code(model:DiffAE, starts)->Move:
@@ -305,7 +331,7 @@ def run_editing(config:dict, seed:int, folder)->dict: # metrics
         sweep = {f"{name} {k}@{v:g}": x for name,f in found.items() for v,scores in f.items() for k,x in scores.items()} | {f"{name} strength": v for name,v in strength.items()}
     return {**right, **evaluate_editing(model, starts, straight(clf, strength), judge, config["test"]["n_steps"]), **sweep}
 
-# %% ../../nbs/3A_diffae.editing.ipynb #3c09f4b7
+# %% ../../nbs/3A_diffae.editing.ipynb #473f10e6
 def run_labels(config:dict, seed:int, folder)->dict: # metrics
     "A row of the label curve: directions from few labels of each value, the seed draws the labels."
     model, codes, judge, _ = editing_parts(config["weights"], Path(folder).parent)
@@ -332,33 +358,33 @@ def run_confounded(config:dict, seed:int, folder)->dict: # metrics
     a, b = (clf.direction(n) for n in names)
     return dict(rows=len(codes), cosine=(a@b).item(), success=mean("success"), dragged=mean("dragged"), **found)
 
-# %% ../../nbs/3A_diffae.editing.ipynb #6260daf0
+# %% ../../nbs/3A_diffae.editing.ipynb #1f67f5af
 def editing_rows(scale:str)->list: # "small" or "paper"
     "Rows of the editing table."
-    test, validation = (dict(attributes=list(EDITED), n=n if scale == "small" else 10*n, n_steps=T) for n,T in ((48, 20), (16, 10)))
+    test, validation = (dict(attributes=list(EDITED), n=n if scale == "small" else 10*n, n_steps=T) for n,T in ((32, 20), (12, 10)))
     row = lambda name, kind, **kw: Row(name, dict(weights="avatars", kind=kind, test=test, **kw), run_editing)
     chosen = lambda *strengths: dict(validation=validation, strengths=list(strengths))
     return [row("the code of the true counterfactual", "true code"), row("straight, shipped classifier, strength 0.3", "shipped", strength=0.3),
-            row("straight, shipped classifier", "shipped", **chosen(0.3, 0.6, 0.9, 1.2, 1.8)), row("straight, l2 = 1000", "l2=1000", **chosen(0.3, 0.45, 0.6, 0.9, 1.2)),
-            row("curved, strength 0.3", "curved", strength=0.3), row("curved", "curved", **chosen(0.15, 0.3, 0.6, 0.9, 1.2))]
+            row("straight, mean shift", "means", **chosen(0.3, 0.5, 0.8, 1.2)),
+            row("curved, strength 0.3", "curved", strength=0.3), row("mean shift, then curved, strength 0.3", "both", strength=0.3)]
 
 def label_rows(scale:str)->list: # "small" or "paper"
     "Rows of the label curve."
-    test = dict(attributes=list(EDITED), n=16 if scale == "small" else 160, n_steps=10)
+    test = dict(attributes=list(EDITED), n=8 if scale == "small" else 160, n_steps=10)
     return [Row(f"{n:,} labels", dict(weights="avatars", n_labels=n, l2=100, strength=0.6, test=test), run_labels) for n in (20, 50, 100, 200, 500, 2000)]
 
 def confounded_rows_table(scale:str)->list: # "small" or "paper"
     "Rows of the confounding table."
-    test = dict(attributes=["Hat", "Eyeglasses"], n=32 if scale == "small" else 320, n_steps=10)
+    test = dict(attributes=["Hat", "Eyeglasses"], n=16 if scale == "small" else 320, n_steps=10)
     return [Row(f"{labels} labels", dict(weights="avatars", labels=labels, share=0.95, l2=100, strength=0.6, test=test), run_confounded) for labels in ("independent", "confounded", "balanced")]
 
-# %% ../../nbs/3A_diffae.editing.ipynb #293e7b67
+# %% ../../nbs/3A_diffae.editing.ipynb #905bb09f
 experiments = {
     "diffae-editing": Experiment("Does an edit do what it should, and nothing else?",
         "Pairs of drawn faces that differ in one attribute, in neither split of the data; for each attribute, adding (+) and removing (-). success: a classifier of pixels sees the wished value; "
         "kept: the same for the six other attributes; lpips_true, lpips_original: of the edit to the true counterfactual and to the original (lpips_pair: of these two); outside: mean |edit - original| on [0, 1] "
         "over pixels in which original and counterfactual agree (outside_rec: without an edit); decoded from the original's x_T; worst: smallest success of the eight. "
-        "Without a named strength, the smallest that reaches a success of 0.95 on 16 validation pairs (T = 10), or the best", editing_rows),
-    "diffae-editing-labels": Experiment("How many labels does a direction need?", "success and kept as in diffae-editing, 16 pairs, T = 10, strength 0.6, l2 = 100; the seed draws the labelled faces", label_rows),
+        "Without a named strength, the smallest that reaches a success of 0.95 on 12 validation pairs (T = 10), or the best", editing_rows),
+    "diffae-editing-labels": Experiment("How many labels does a direction need?", "success and kept as in diffae-editing, 8 pairs for each of eight edits, T = 10, strength 0.6, l2 = 100; the seed draws the labelled faces", label_rows),
     "diffae-editing-confounded": Experiment("What does an edit drag along that was learned from labels which coincide?",
-        "Hat and Eyeglasses agree in 95 % of the labelled faces; dragged: share of edits of the one in which the classifier of pixels sees the other one change; cosine: of the two directions; 32 pairs, T = 10, strength 0.6, l2 = 100", confounded_rows_table)}
+        "Hat and Eyeglasses agree in 95 % of the labelled faces; dragged: share of edits of the one in which the classifier of pixels sees the other one change; cosine: of the two directions; 16 pairs, T = 10, strength 0.6, l2 = 100", confounded_rows_table)}
