@@ -366,7 +366,8 @@ def editing_rows(scale:str)->list: # "small" or "paper"
     chosen = lambda *strengths: dict(validation=validation, strengths=list(strengths))
     return [row("the code of the true counterfactual", "true code"), row("straight, shipped classifier, strength 0.3", "shipped", strength=0.3),
             row("straight, mean shift", "means", **chosen(0.3, 0.5, 0.8, 1.2)),
-            row("curved, strength 0.3", "curved", strength=0.3), row("mean shift, then curved, strength 0.3", "both", strength=0.3)]
+            row("curved, strength 0.3", "curved", strength=0.3), row("mean shift, then curved, strength 0.3", "both", strength=0.3),
+            row("mean shift, then curved", "both", **chosen(0.3, 0.45, 0.6))]
 
 def label_rows(scale:str)->list: # "small" or "paper"
     "Rows of the label curve."
