@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from .core import check_positive
 from .data import ArraySource, Crops, load_avatars, to_array
-from .diffae.model import DiffAE, needs
+from .diffae.model import DiffAE
 from .diffae.show import between, both_codes, move_many
 from .metrics import mse
 from .viz import to_uint8
@@ -35,7 +35,7 @@ class Studio:
         self.model, self.faces, self._codes = model, load_avatars("test").images[:n_faces], OrderedDict()
 
     @property
-    def names(self)->tuple: return () if self.model.classifier is None else tuple(self.model.classifier.names) # of the attributes
+    def names(self)->tuple: return () if self.model.editor is None and self.model.classifier is None else tuple(self.model.mover().names) # of the attributes
 
     def square(self, picture, # what `to_array` takes; None: nothing was chosen
                name:str="picture")->Tensor: # (1, C, S, S) in [-1, 1] on the model's device
@@ -76,15 +76,15 @@ def reconstruct(studio:Studio, picture, # what `to_array` takes
 @torch.no_grad()
 def edit(studio:Studio, picture, # what `to_array` takes
          n_steps:int=20, # sampler steps; the nearest that exists
-         *strengths:float, # one for each of `studio.names`, times sqrt(D); negative removes
+         *strengths:float, # one for each of `studio.names`, as in `DiffAE.edit`; negative removes
         )->tuple: # pictures: original, edited; rows: attribute, probability before, after
     "A picture with more or less of some attributes."
-    classifier = needs(studio.model.classifier, "edit", "train the attribute classifier first: model.classifier is None")
+    mover = studio.model.mover()
     if len(strengths) != len(studio.names): raise ValueError(f"strengths: expected {len(studio.names)}, one for each of {', '.join(studio.names)}, got {len(strengths)}")
     x, T = studio.square(picture), steps_near(n_steps)
     z_sem, x_T = studio.codes(x, T)
     moved = move_many(studio.model, z_sem, {n: s for n,s in zip(studio.names, strengths) if s})
-    p = classifier.logits(torch.cat([z_sem, moved])).sigmoid().T.tolist()
+    p = mover.logits(torch.cat([z_sem, moved])).sigmoid().T.tolist()
     edited = ", ".join(f"{n.replace('_', ' ')} {s:+.2f}" for n,s in zip(studio.names, strengths) if s) or "all sliders at 0"
     rows = [[n.replace("_", " "), f"{before:.0%}", f"{after:.0%}"] for n,(before,after) in zip(studio.names, p)]
     return studio.shown(torch.cat([x, studio.model.decode(x_T, moved, n_steps=T)]), ["original", edited]), rows

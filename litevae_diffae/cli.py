@@ -374,19 +374,20 @@ class Interpolate:
 # %% ../nbs/52_cli.ipynb #c6be5f44
 @dataclass(frozen=True)
 class Edit:
-    "Change an attribute of images with a Diff-AE that has a classifier."
+    "Change an attribute of images with a Diff-AE that has an editor or a classifier."
     data: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")] # image file, image folder or data set
     model: str # shipped name, folder or Hub id
-    attribute: str # a name that the classifier knows, such as Smiling
+    attribute: str # a name that it knows, such as Smiling
     out: str # folder for the pictures
-    strength: float = 0.3 # times the root of z_dim; negative removes
+    strength: float = 0.3 # on a line times the root of z_dim; negative removes
+    path: Literal["auto", "line", "curve"] = "auto" # the published straight line, the editor's curve, or auto: the curve if the model has an editor
     n_steps: int = 100 # of inversion and sampler
 
     def __call__(self):
         from litevae_diffae.viz import save_png, to_uint8
         model, out, n = load_model(self.model, kinds=("DiffAE",)), make_out(self.out), 0
         for names,_,x in model_batches(model, self.data):
-            for name,picture in zip(names, to_uint8(model.edit(x, self.attribute, self.strength, self.n_steps))): save_png(out/f"{name}.png", picture)
+            for name,picture in zip(names, to_uint8(model.edit(x, self.attribute, self.strength, self.n_steps, self.path))): save_png(out/f"{name}.png", picture)
             n += len(names)
         if not n: raise ValueError(f"data: no picture in {self.data} could be read")
         print(f"{n} pictures, {self.attribute} {self.strength:+g}: {out}")

@@ -142,12 +142,12 @@ def train_diffae_demo(out:Path, # folder of the run; an old run in it is replace
 
 # %% ../nbs/51_report.ipynb #6aca7889
 @torch.no_grad()
-def diffae_uses(model:DiffAE, # with prior and classifier; on a processor with bfloat16 its network computes with that
+def diffae_uses(model:DiffAE, # with prior and editor or classifier; on a processor with bfloat16 its network computes with that
                 x:Tensor, # (B, C, H, W) held-out faces in [-1, 1], at least 4
                 n_steps:int=20, # T
                 n_samples:int=32, seed:int=0)->tuple: # (name -> PNG bytes, numbers: seconds, attributes, strengths, n_steps)
     "The report's edits, walks and samples."
-    start, names, strengths = time.time(), model.classifier.names, (-0.6, -0.3, 0., 0.3, 0.6)
+    start, names, strengths = time.time(), model.mover().names, (-0.6, -0.3, 0., 0.3, 0.6)
     if model.device.type == "cpu" and cpu_has_bf16(): model = faster(model)
     faces = [i%len(x) for i in range(len(names))]                                  # another face for each attribute
     sweeps = torch.cat([torch.cat([x[i:i+1], edit_strip(model, x[i:i+1], name, strengths, n_steps)[0]]) for i,name in zip(faces, names)])
@@ -160,9 +160,9 @@ def diffae_uses(model:DiffAE, # with prior and classifier; on a processor with b
     return {k: fig_to_png(f) for k,f in pictures.items()}, facts
 
 def faster(model:DiffAE)->DiffAE: # a copy
-    "The network in bfloat16; states, prior and classifier stay as they are."
+    "The network in bfloat16; states, prior, classifier and editor stay as they are."
     fast = deepcopy(model).to(torch.bfloat16)
-    fast.prior, fast.classifier = model.prior, model.classifier
+    fast.prior, fast.classifier, fast.editor = model.prior, model.classifier, model.editor
     return fast
 
 # %% ../nbs/51_report.ipynb #74f37075
@@ -178,8 +178,8 @@ def diffae_sections(figures:dict, facts:dict)->list: # HTML
         f'<p class="small">{facts["shipped"]["n"]} held-out faces of 64 pixels, {facts["shipped"]["n_steps"]} steps each way, images on [0, 1].</p>',
         "<h2>The noise</h2>", picture(figures["diffae_noise"], "x_T of four faces, first channel, and the histogram of all values against N(0, 1)."),
         "<h2>What it expects to see</h2>", picture(figures["diffae_path"], "The predicted clean picture at each of ten steps, from random noise and the codes of two faces."),
-        "<h2>More of this, less of that</h2>", picture(figures["diffae_edits"], "A held-out face in each row (first column), and the same with less (left) and more (right) of one attribute: z_sem is moved along a direction, x_T stays. 0 is the reconstruction."),
-        f'<p>The direction is that of a linear classifier of z_sem; the numbers are strengths, in units of the root of its {facts["uses"]["z_dim"]} dimensions. What comes along with the attribute came along with it in the training faces, or is the classifier\'s mistake.</p>',
+        "<h2>More of this, less of that</h2>", picture(figures["diffae_edits"], "A held-out face in each row (first column), and the same with less (left) and more (right) of one attribute: z_sem is moved, x_T stays. 0 is the reconstruction."),
+        '<p>z_sem follows the gradient of a small classifier of codes, from the mean shift of the attribute on, until that classifier is sure; 0.3 is the default strength. What comes along with the attribute is a mistake of the code or of that classifier.</p>',
         "<h2>From one face to another</h2>", picture(figures["diffae_walks"], "Two walks of seven steps between held-out faces: z_sem on a line, x_T on an arc. The ends are reconstructions."),
         "<h2>Faces that nobody drew</h2>", picture(figures["diffae_samples"], "Samples: z_sem from the latent prior, x_T from random noise. Not chosen: all that this seed gives."),
         f'<p class="small">T = {facts["uses"]["n_steps"]} steps, {facts["uses"]["dtype"]}, {facts["uses"]["seconds"]:.0f} seconds for these three.</p>',

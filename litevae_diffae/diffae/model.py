@@ -67,7 +67,7 @@ class DiffAE(DiffusionModel, Pretrained, UNet):
         same = {f: getattr(config, f) for f in ("image_size", "in_channels", "model_channels", "n_heads", "z_dim", "resblock_updown", "stem", "stem_levels")}
         attention = config.attention_resolutions if config.enc_attention_resolutions is None else config.enc_attention_resolutions
         self.encoder = SemanticEncoder(channel_mult=config.enc_channel_mult, n_res_blocks=config.enc_n_res_blocks, attention_resolutions=attention, **same)
-        self.config, self.prior, self.classifier = config, None, None
+        self.config, self.prior, self.classifier, self.editor = config, None, None, None
         self.to(memory_format=torch.channels_last)
 
     def encode(self, x:Tensor)->Tensor: # (B, C, H, W) in [-1, 1] -> (B, D)
@@ -198,22 +198,31 @@ def sample_class(self:DiffAE, classifier, # an `AttributeClassifier` of one clas
     return self.decode(self.noise(n, generator), draw.z_sem.to(self.device), n_steps, sampler=sampler)
 
 @patch
+def mover(self:DiffAE, verb:str="edit"): # what asks, for the error -> has `names`, `logits` and `move`
+    "What moves codes along attributes: the editor if there is one, else the classifier; `ValueError` if there is neither."
+    return self.editor if self.editor is not None else needs(self.classifier, verb, "train the attribute classifier first: model.classifier is None")
+
+@patch
 @torch.no_grad()
 def edit(self:DiffAE, x:Tensor, # (B, C, H, W) in [-1, 1]
-         attribute:str, # a name that the classifier knows
-         strength:float=0.3, # times sqrt(D), in normalised z space; negative removes
-         n_steps:int=100)->Tensor: # (B, C, H, W)
-    "Move z_sem along an attribute and decode from the image's own x_T (section 4.3)."
-    classifier = needs(self.classifier, "edit", "train the attribute classifier first: model.classifier is None")
+         attribute:str, # a name that is known, or a unit vector (D,) in normalised space, which is a line
+         strength:float=0.3, # on a line times sqrt(D), in normalised space; of an editor see `Editor.move`; negative removes
+         n_steps:int=100, path:str="auto")->Tensor: # path: "line", as published; "curve", the editor's; "auto": the editor's if there is one -> (B, C, H, W)
+    "Move z_sem along an attribute and decode from the image's own x_T (section 4.3); `ValueError` if the part is missing."
+    if path not in ("auto", "line", "curve"): raise ValueError(f"path: must be auto, line or curve, got {path!r}")
+    if path == "curve": part = needs(self.editor, "edit", "fit the editor first: model.editor is None")
+    elif path == "auto" and isinstance(attribute, str): part = self.mover()
+    else: part = needs(self.classifier, "edit", "train the attribute classifier first: model.classifier is None")
     z_sem = self.encode(x)
-    return self.decode(self.invert(x, z_sem, n_steps), classifier.move(z_sem, attribute, strength), n_steps)
+    return self.decode(self.invert(x, z_sem, n_steps), part.move(z_sem, attribute, strength), n_steps)
 
 # %% ../../nbs/31_diffae.model.ipynb #713e3bcc
 @patch
 def _parts(self:DiffAE):
+    from litevae_diffae.diffae.editor import Editor
     from litevae_diffae.diffae.latent import LatentDDIM
     from litevae_diffae.diffae.manipulate import AttributeClassifier
-    return {"prior": LatentDDIM, "classifier": AttributeClassifier}
+    return {"prior": LatentDDIM, "classifier": AttributeClassifier, "editor": Editor}
 
 @patch
 def _extra_keys(self:DiffAE): return {k for k in self.state_dict() if k.split(".")[0] in self._parts()}

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 from ..core import check_positive
-from .model import DiffAE, needs, slerp
+from .model import DiffAE, slerp
 from ..diffusion.dpm_solver import samplers
 from ..diffusion.model import DiffusionModel
 from ..metrics import mse
@@ -95,18 +95,18 @@ def both_codes(model:DiffAE, x:Tensor, # (B, C, H, W) in [-1, 1]
     return z_sem, model.invert(x, z_sem, n_steps=n_steps)
 
 def move_many(model:DiffAE, z_sem:Tensor, # (B, D)
-              strengths:dict, # attribute -> strength, times sqrt(D); negative removes
+              strengths:dict, # attribute -> strength as in `DiffAE.edit`; negative removes
              )->Tensor: # (B, D)
-    "Codes moved along several attributes of the model's classifier; `ValueError` if it has none."
-    classifier = needs(model.classifier, "attributes", "train the attribute classifier first: model.classifier is None")
-    for name,strength in strengths.items(): z_sem = classifier.move(z_sem, name, strength) if strength else z_sem
+    "Codes moved along several attributes, one after the other, by the model's editor or classifier; `ValueError` if it has neither."
+    mover = model.mover("attributes")
+    for name,strength in strengths.items(): z_sem = mover.move(z_sem, name, strength) if strength else z_sem
     return z_sem
 
 # %% ../../nbs/39_diffae.show.ipynb #4ef5ec5e
 @torch.no_grad()
 def edit_strip(model:DiffAE, x:Tensor, # (B, C, H, W) in [-1, 1]
-                   attribute:str, # a name that the classifier knows
-                   strengths:tuple=(-0.6, -0.3, 0., 0.3, 0.6), # times sqrt(D)
+                   attribute:str, # a name that the editor or classifier knows
+                   strengths:tuple=(-0.6, -0.3, 0., 0.3, 0.6), # as in `DiffAE.edit`
                    n_steps:int=20)->Tensor: # (B, len(strengths), C, H, W)
     "The same pictures with less and more of an attribute, from their own x_T."
     z_sem, x_T = both_codes(model, x, n_steps)
@@ -150,15 +150,15 @@ class Sliders:
 
 # %% ../../nbs/39_diffae.show.ipynb #d0e6074a
 def edit_sliders(model:DiffAE, x:Tensor, # (1, C, H, W) in [-1, 1]
-                 names:tuple|None=None, # attributes; all of the classifier if None
+                 names:tuple|None=None, # attributes; all that are known if None
                  limit:float=0.6, # strengths go from -limit to limit
                  n_steps:int=20)->Sliders: # shows the original and the edited picture
     "One slider an attribute, all at 0."
-    classifier = needs(model.classifier, "attributes", "train the attribute classifier first: model.classifier is None")
+    known = model.mover("attributes").names
     check_positive(limit=limit)
     z_sem, x_T = both_codes(model, x, n_steps)
     draw = lambda values: torch.cat([x, model.decode(x_T, move_many(model, z_sem, values), n_steps=n_steps)])
-    return Sliders(torch.no_grad()(draw), {name: (-limit, limit, 0.) for name in names or classifier.names})
+    return Sliders(torch.no_grad()(draw), {name: (-limit, limit, 0.) for name in names or known})
 
 def between(model:DiffAE, a:tuple, b:tuple, # codes of `both_codes`
             alpha:float, # 0 is a, 1 is b
