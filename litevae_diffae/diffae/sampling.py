@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['shipped_prior', 'paper_samples', 'paper_classes', 'experiments', 'set_scores', 'feature_scores', 'crops_of', 'kept',
-           'face_features', 'model_of', 'codes_of', 'prior_of', 'all_label_probe', 'code_scores', 'run_prior',
-           'real_outside', 'draw_images', 'run_samples', 'make_path', 'path_steps', 'path_scores', 'run_paths',
-           'sample_pool', 'prior_sha', 'accept_from', 'class_split', 'class_classifier', 'one_label', 'run_class',
-           'model_rows', 'prior_config', 'small_only', 'prior_rows', 'sample_rows', 'path_rows', 'class_rows']
+           'face_features', 'model_of', 'codes_of', 'prior_folder', 'prior_of', 'all_label_probe', 'code_scores',
+           'run_prior', 'real_outside', 'draw_images', 'run_samples', 'make_path', 'path_steps', 'path_scores',
+           'run_paths', 'sample_pool', 'prior_sha', 'accept_from', 'class_split', 'class_classifier', 'one_label',
+           'run_class', 'model_rows', 'prior_config', 'small_only', 'prior_rows', 'sample_rows', 'path_rows',
+           'class_rows']
 
 # %% ../../nbs/3B_diffae.sampling.ipynb #b8a7477f
 import hashlib
@@ -79,13 +80,16 @@ def codes_of(model:dict, work:Path, n:int=12_000)->Codes: # model: as in `model_
     crops = crops_of(n, net.config.image_size)
     return cache_codes(net, crops.source, Path(work)/f"codes-{row_key(model, 0)}", progress=False)
 
+# %% ../../nbs/3B_diffae.sampling.ipynb #23ae7f1f
+def prior_folder(model:dict, work:Path, prior:dict, seed:int=0)->Path: return Path(work)/f"prior-{row_key(dict(model=model, prior=prior), seed)}"
+
 def prior_of(model:dict, work:Path,
              prior:dict, # preset, net (fields that differ), loss, train (fields of `TrainConfig` that differ)
              seed:int=0, n:int=12_000)->LatentDDIM: # in eval mode
     "A prior fitted to those codes."
     seed_everything(seed)
     net, recipe = LatentDDIM.from_preset(prior["preset"], **prior["net"]), prior_recipe(prior["preset"]).with_changes(**prior["train"], seed=seed)
-    return train_prior(None, codes_of(model, work, n), Path(work)/f"prior-{row_key(dict(model=model, prior=prior), seed)}", recipe, net, prior["loss"], progress=False)
+    return train_prior(None, codes_of(model, work, n), prior_folder(model, work, prior, seed), recipe, net, prior["loss"], progress=False)
 
 # %% ../../nbs/3B_diffae.sampling.ipynb #69f7f4b8
 def all_label_probe(codes:Codes, l2:float=100.)->AttributeClassifier:
