@@ -24,7 +24,7 @@ from .experiments import autoencoding_rows, load_faces, train_row
 from .latent import Codes, LatentDDIM, cache_codes, prior_recipe, train_prior
 from .manipulate import AttributeClassifier, fit_l2, linear_classifier
 from .model import DiffAE, slerp
-from ..diffusion.model import DDIM, DiffusionModel
+from ..diffusion.model import DiffusionModel
 from ..experiment import Experiment, Row, row_key
 from ..metrics import alexnet_features, frechet_distance, kernel_distance, lpips, rfid
 
@@ -255,7 +255,7 @@ def prior_config(loss:str, **train)->dict: # of `prior_of`
     "The prior for drawn faces."
     return dict(preset="latent-tiny", net=dict(z_dim=128, hidden=320, n_layers=6), loss=loss, train=train)
 
-shipped_prior = prior_config("mse", schedule="cosine") # of the weights in this package
+shipped_prior = prior_config("mse") # of the weights in this package
 
 def small_only(scale:str)->bool:
     if scale != "small": raise ValueError(f"scale: this experiment is written for small only, got {scale!r}")
@@ -264,8 +264,7 @@ def small_only(scale:str)->bool:
 def prior_rows(scale:str)->list: # "small"
     "Rows of the prior's table."
     small_only(scale)
-    priors = {"absolute error (the paper)": prior_config("l1"), "squared error (the released settings)": prior_config("mse"),
-              "absolute error, rate falling to zero": prior_config("l1", schedule="cosine"), "squared error, rate falling to zero (shipped)": shipped_prior, "real codes (floor)": None}
+    priors = {"absolute error (the paper)": prior_config("l1"), "squared error (the released settings; shipped)": shipped_prior, "real codes (floor)": None}
     return [Row(name, dict(model=model_rows()["Diff-AE"], prior=p, n_codes=2000, n_train=12_000, n_steps=[20, 100]), run_prior) for name,p in priors.items()]
 
 # %% ../../nbs/3B_diffae.sampling.ipynb #a5edd127
