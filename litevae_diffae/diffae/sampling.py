@@ -11,8 +11,9 @@ __all__ = ['shipped_prior', 'paper_samples', 'paper_classes', 'experiments', 'se
            'class_rows']
 
 # %% ../../nbs/3B_diffae.sampling.ipynb #b8a7477f
-import hashlib
+import hashlib, json
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
@@ -76,9 +77,13 @@ def model_of(model:dict, # weights and sha256, or the configuration of a row of 
 
 def codes_of(model:dict, work:Path, n:int=12_000)->Codes: # model: as in `model_of`
     "The codes of its training faces."
+    return _codes_of(json.dumps(model), str(work), n)
+
+@lru_cache(maxsize=4)
+def _codes_of(model, work, n):
+    model = json.loads(model)
     net = model_of(model, work, "float32")
-    crops = crops_of(n, net.config.image_size)
-    return cache_codes(net, crops.source, Path(work)/f"codes-{row_key(model, 0)}", progress=False)
+    return cache_codes(net, crops_of(n, net.config.image_size).source, Path(work)/f"codes-{row_key(model, 0)}", progress=False)
 
 # %% ../../nbs/3B_diffae.sampling.ipynb #23ae7f1f
 def prior_folder(model:dict, work:Path, prior:dict, seed:int=0)->Path: return Path(work)/f"prior-{row_key(dict(model=model, prior=prior), seed)}"
@@ -227,11 +232,14 @@ def one_label(codes:Codes, name:str)->Codes:
     return Codes(codes.z_sem, codes.mean, codes.std, codes.files, codes.attributes[:, k:k+1], (name,))
 
 # %% ../../nbs/3B_diffae.sampling.ipynb #7191adb0
+@lru_cache(maxsize=32)
+def _fitted(model, work, n, name, kind, seed): return class_classifier(codes_of(json.loads(model), work, n), name, kind, seed)
+
 def run_class(config:dict, seed:int, folder)->dict: # metrics
     "A row of the classes' table."
     work, n, name, kind = Path(folder).parent, config["n_images"], config["attribute"], config["kind"]
-    codes = codes_of(config["model"], work, config["n_train"])
-    real, probe = face_features(config["n_train"], config["size"], work), all_label_probe(one_label(codes, name))
+    fitted = lambda kind, seed: _fitted(json.dumps(config["model"]), str(work), config["n_train"], name, kind, seed)
+    codes, real, probe = codes_of(config["model"], work, config["n_train"]), face_features(config["n_train"], config["size"], work), fitted("all labels", 0)
     reference, floor = class_split(codes.attributes, codes.names.index(name), n, seed)
     if kind in ("floor", "naive"):
         rows = floor if kind == "floor" else torch.randperm(len(real), generator=torch.Generator().manual_seed(seed))[:n]
@@ -239,10 +247,10 @@ def run_class(config:dict, seed:int, folder)->dict: # metrics
     else:
         z_sem, f = sample_pool(config["model"], work, config["n_pool"], config["n_steps"])
         everything = linear_classifier(torch.zeros(1, z_sem.shape[1]), torch.tensor([30.]), codes.mean, codes.std, (name,))
-        clf = everything if kind == "prior" else class_classifier(codes, name, kind, seed)
+        clf = everything if kind == "prior" else probe if kind == "all labels" else fitted(kind, seed)
         rows, looked = accept_from(z_sem, clf, n, config["accept"], seed)
         z_sem, f, extra = z_sem[rows], f[rows], dict(accepted=n/looked)
-    return feature_scores(real[reference], f) | dict(purity=(probe.logits(z_sem) > 0).float().mean().item(), **extra)
+    return dict(fd=frechet_distance(real[reference], f), purity=(probe.logits(z_sem) > 0).float().mean().item(), **extra)
 
 # %% ../../nbs/3B_diffae.sampling.ipynb #9d12a2bb
 def model_rows()->dict: # name -> configuration of `model_of`
