@@ -97,9 +97,9 @@ def prior_of(model:dict, work:Path,
     return train_prior(None, codes_of(model, work, n), prior_folder(model, work, prior, seed), recipe, net, prior["loss"], progress=False)
 
 # %% ../../nbs/3B_diffae.sampling.ipynb #69f7f4b8
-def all_label_probe(codes:Codes, l2:float=100.)->AttributeClassifier:
+def all_label_probe(codes:Codes, l2:float=100., balanced:bool=False)->AttributeClassifier: # balanced: both values of an attribute weigh the same
     "A linear classifier from all labels, to judge by."
-    return linear_classifier(*fit_l2(codes.normalized(), codes.attributes, l2), codes.mean, codes.std, codes.names)
+    return linear_classifier(*fit_l2(codes.normalized(), codes.attributes, l2, balanced), codes.mean, codes.std, codes.names)
 
 def code_scores(codes:Codes, # of the training images
                 z_sem:Tensor, # (n, D) drawn codes
@@ -221,7 +221,7 @@ def class_split(attributes:Tensor, column:int, n:int, seed:int, spare:int=3)->tu
 
 def class_classifier(codes:Codes, name:str, kind:str, seed:int)->AttributeClassifier:
     "A classifier of one class: binary, PU, or from all labels."
-    if kind == "all labels": return all_label_probe(one_label(codes, name))
+    if kind == "all labels": return all_label_probe(one_label(codes, name), balanced=True)
     if kind not in ("binary", "PU"): raise ValueError(f"kind: must be binary, PU or all labels, got {kind!r}")
     few = lambda value, n: label_rows(codes, name, n, value=value, seed=seed)
     return fit_class(codes, few(1, 50), few(0, 50), name, seed=seed) if kind == "binary" else fit_class(codes, few(1, 100), name=name, seed=seed)
