@@ -4,7 +4,10 @@
     OMP_NUM_THREADS=1 litevae-diffae train diffae-avatars --data avatars --out runs/diffae-avatars
     python data/make_diffae_avatars.py runs/diffae-avatars
 
-The prior (latent DDIM) and the linear classifier are fitted here, to the codes of the training faces, in a few minutes.
+The linear classifier and the prior (latent DDIM) are fitted here, to the codes of the training faces, in a few minutes; the prior to those of the
+weights as shipped, by the row "(shipped)" of the experiment diffae-prior, whose run it shares. The prior alone, everything else left as it is:
+
+    python data/make_diffae_avatars.py runs/diffae-avatars --prior
 """
 import json
 import sys
@@ -15,35 +18,50 @@ import torch
 
 from litevae_diffae import DiffAE
 from litevae_diffae.bench import hardware
-from litevae_diffae.core import n_params, seed_everything
+from litevae_diffae.core import n_params
 from litevae_diffae.diffae.experiments import evaluate_code
-from litevae_diffae.diffae.latent import LatentDDIM, cache_codes, train_prior
+from litevae_diffae.diffae.latent import cache_codes
 from litevae_diffae.diffae.manipulate import fit_classifier
+from litevae_diffae.diffae.sampling import model_rows, prior_folder, prior_of, shipped_prior
 from litevae_diffae.diffae.train import diffae_recipe
 from litevae_diffae.train import read_log
 
 OUT = Path(__file__).resolve().parents[1] / "litevae_diffae" / "assets" / "diffae-avatars"
-PRIOR = dict(z_dim=128, hidden=320, n_layers=6)
+
+
+def refit_prior(work):
+    "Fit the prior to the codes of the shipped weights, save it, and say how it was made."
+    model = model_rows()["Diff-AE"]
+    prior = prior_of(model, work, shipped_prior)
+    prior.save_pretrained(OUT / "prior", dtype=torch.float16)
+    last = read_log(prior_folder(model, work, shipped_prior))[-1]
+    return {**shipped_prior, "parameters": n_params(prior), "final_loss": last["loss"], "codes_seen": last["images"]}
+
+
+def only_prior(run):
+    recipe = json.loads((OUT / "recipe.json").read_text())
+    recipe["prior"] = refit_prior(run.parent)
+    (OUT / "recipe.json").write_text(json.dumps(recipe, indent=1) + "\n")
 
 
 def main(run):
     model, log = DiffAE.from_pretrained(run / "model"), read_log(run)
     codes = cache_codes(model, "avatars", run / "codes")
-    seed_everything(0)
-    prior = train_prior(model, codes, run / "prior", prior=LatentDDIM.from_preset("latent-tiny", **PRIOR), progress=False)
     fit_classifier(codes, model=model)
+    parameters = n_params(model) - n_params(model.classifier)
     model.save_pretrained(OUT, dtype=torch.float16)
+    prior = refit_prior(run.parent)
     shipped = DiffAE.from_pretrained("avatars")
     used = [r for r in log if "swap_rise" in r]
     recipe = {
         "command": "OMP_NUM_THREADS=1 litevae-diffae train diffae-avatars --data avatars --out runs/diffae-avatars; python data/make_diffae_avatars.py runs/diffae-avatars",
-        "data": "avatars (train): 12,000 drawn faces, 64 px, random flips", "config": asdict(diffae_recipe("diffae-avatars")), "parameters": n_params(model) - n_params(prior) - n_params(model.classifier),
+        "data": "avatars (train): 12,000 drawn faces, 64 px, random flips", "config": asdict(diffae_recipe("diffae-avatars")), "parameters": parameters,
         "started_from": "random weights", "images": log[-1]["images"], "seconds": log[-1]["seconds"], "hardware": hardware() | {"threads": 1},
         "log": [{k: r[k] for k in ("images", "seconds", "loss")} | ({"swap_rise": r["swap_rise"]} if r in used else {}) for r in log[9::10]],
-        "prior": {"config": PRIOR, "parameters": n_params(prior), "loss": read_log(run / "prior")[-1]["loss"], "codes_seen": read_log(run / "prior")[-1]["images"]},
+        "prior": prior,
         "evaluated_on": "avatars (test): 500 held-out faces, weights as shipped (float16 on disk, float32 in use)", "metrics": evaluate_code(shipped)}
     (OUT / "recipe.json").write_text(json.dumps(recipe, indent=1) + "\n")
     print(f"{sum(f.stat().st_size for f in OUT.rglob('*') if f.is_file()):,} bytes in {OUT.name}: {json.dumps(recipe['metrics'])}")
 
 
-if __name__ == "__main__": main(Path(sys.argv[1]))
+if __name__ == "__main__": (only_prior if "--prior" in sys.argv else main)(Path(sys.argv[1]))

@@ -39,7 +39,8 @@ class Experiment:
     paper: dict = field(default_factory=dict) # what the paper printed, as it printed it; never to be compared number by number
 
 scales = ("small", "paper")
-modules = ("litevae_diffae.litevae.experiments", "litevae_diffae.diffae.experiments", "litevae_diffae.diffae.editing") # each has a dict `experiments`: name -> `Experiment`
+modules = ("litevae_diffae.litevae.experiments", "litevae_diffae.diffae.experiments", "litevae_diffae.diffae.sampling",
+           "litevae_diffae.diffae.editing") # each has a dict `experiments`: name -> `Experiment`
 
 def find_experiments()->dict: # name -> `Experiment`
     "All experiments of the library."
