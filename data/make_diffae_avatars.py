@@ -8,6 +8,8 @@ The linear classifier and the prior (latent DDIM) are fitted here, to the codes 
 weights as shipped, by the row "(shipped)" of the experiment diffae-prior, whose run it shares. The prior alone, everything else left as it is:
 
     python data/make_diffae_avatars.py runs/diffae-avatars --prior
+
+The editor is fitted to the same codes; --editor fits it alone.
 """
 import json
 import sys
@@ -19,6 +21,7 @@ import torch
 from litevae_diffae import DiffAE
 from litevae_diffae.bench import hardware
 from litevae_diffae.core import n_params
+from litevae_diffae.diffae.editor import fit_editor
 from litevae_diffae.diffae.experiments import evaluate_code
 from litevae_diffae.diffae.latent import cache_codes
 from litevae_diffae.diffae.manipulate import fit_classifier
@@ -38,9 +41,20 @@ def refit_prior(work):
     return {**shipped_prior, "parameters": n_params(prior), "final_loss": last["loss"], "codes_seen": last["images"]}
 
 
-def only_prior(run):
+def refit_editor(work):
+    "Fit the editor to the codes of the shipped weights, save it, and say how it was made."
+    codes = cache_codes(DiffAE.from_pretrained("avatars"), "avatars", work / "codes-avatars", progress=False)
+    editor = fit_editor(codes)
+    editor.save_pretrained(OUT / "editor", dtype=torch.float16)
+    return {"fitted_by": "fit_editor(codes), all defaults", "codes": len(codes), "parameters": n_params(editor)}
+
+
+parts = {"prior": refit_prior, "editor": refit_editor}
+
+
+def only(part, run):
     recipe = json.loads((OUT / "recipe.json").read_text())
-    recipe["prior"] = refit_prior(run.parent)
+    recipe[part] = parts[part](run.parent)
     (OUT / "recipe.json").write_text(json.dumps(recipe, indent=1) + "\n")
 
 
@@ -50,7 +64,7 @@ def main(run):
     fit_classifier(codes, model=model)
     parameters = n_params(model) - n_params(model.classifier)
     model.save_pretrained(OUT, dtype=torch.float16)
-    prior = refit_prior(run.parent)
+    fitted = {part: fit(run.parent) for part, fit in parts.items()}
     shipped = DiffAE.from_pretrained("avatars")
     used = [r for r in log if "swap_rise" in r]
     recipe = {
@@ -58,10 +72,13 @@ def main(run):
         "data": "avatars (train): 12,000 drawn faces, 64 px, random flips", "config": asdict(diffae_recipe("diffae-avatars")), "parameters": parameters,
         "started_from": "random weights", "images": log[-1]["images"], "seconds": log[-1]["seconds"], "hardware": hardware() | {"threads": 1},
         "log": [{k: r[k] for k in ("images", "seconds", "loss")} | ({"swap_rise": r["swap_rise"]} if r in used else {}) for r in log[9::10]],
-        "prior": prior,
+        **fitted,
         "evaluated_on": "avatars (test): 500 held-out faces, weights as shipped (float16 on disk, float32 in use)", "metrics": evaluate_code(shipped)}
     (OUT / "recipe.json").write_text(json.dumps(recipe, indent=1) + "\n")
     print(f"{sum(f.stat().st_size for f in OUT.rglob('*') if f.is_file()):,} bytes in {OUT.name}: {json.dumps(recipe['metrics'])}")
 
 
-if __name__ == "__main__": (only_prior if "--prior" in sys.argv else main)(Path(sys.argv[1]))
+if __name__ == "__main__":
+    chosen = [part for part in parts if f"--{part}" in sys.argv]
+    for part in chosen: only(part, Path(sys.argv[1]))
+    if not chosen: main(Path(sys.argv[1]))
