@@ -6,10 +6,11 @@
 __all__ = ['Move', 'EDITED', 'keep_start', 'experiments', 'PixelJudgeConfig', 'PixelJudge', 'fit_judge', 'Start', 'make_start',
            'edited_region', 'change_outside', 'judge_edit', 'edit_scores', 'apply_move', 'evaluate_editing', 'straight',
            'strength_sweep', 'pick_strength', 'confounded_rows', 'dragged', 'run_judge', 'editing_parts', 'all_starts',
-           'direction_finder', 'true_code', 'run_editing', 'run_labels', 'run_confounded', 'editing_rows', 'label_rows',
-           'confounded_rows_table']
+           'direction_finder', 'true_code', 'run_editing', 'run_labels', 'run_confounded', 'editor_sha', 'editing_rows',
+           'label_rows', 'confounded_rows_table']
 
 # %% ../../nbs/3C_diffae.editing.ipynb #8340f3ac
+import hashlib
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Callable, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from ..core import Pretrained, check_positive, seed_everything
+from ..core import Pretrained, asset, check_positive, seed_everything
 from ..data import AVATAR_NAMES, counterfactual_pairs, to_tensor
 from .experiments import load_faces
 from .latent import Codes, cache_codes
@@ -206,6 +207,7 @@ def all_starts(model, c, seed)->list: # c: attributes, n, n_steps
 def direction_finder(kind:str, codes:Codes, model:DiffAE): # classifier with `move`
     "A fitted classifier by its name."
     if kind == "shipped": return DiffAE.from_pretrained("avatars").classifier
+    if kind == "editor": return DiffAE.from_pretrained("avatars").editor
     if kind == "means": return linear_classifier(mean_shifts(codes), torch.zeros(len(codes.names)), codes.mean, codes.std, codes.names)
     if kind in ("curved", "both"): return fit_editor(codes, shift=kind == "both")
     return fit_classifier(codes, l2=float(kind.removeprefix("l2=")))
@@ -255,6 +257,10 @@ def run_confounded(config:dict, seed:int, folder)->dict: # metrics
     return dict(rows=len(codes), cosine=(a@b).item(), success=mean("success"), dragged=mean("dragged"), **found)
 
 # %% ../../nbs/3C_diffae.editing.ipynb #1f67f5af
+def editor_sha()->str: # 12 hexadecimal digits
+    "Which editor is shipped."
+    return hashlib.sha256((asset("diffae-avatars")/"editor"/"model.safetensors").read_bytes()).hexdigest()[:12]
+
 def editing_rows(scale:str)->list: # "small" or "paper"
     "Rows of the editing table."
     test, validation = (dict(attributes=list(EDITED), n=n if scale == "small" else 10*n, n_steps=T) for n,T in ((32, 20), (12, 10)))
@@ -263,7 +269,8 @@ def editing_rows(scale:str)->list: # "small" or "paper"
     return [row("the code of the true counterfactual", "true code"), row("straight, shipped classifier, strength 0.3", "shipped", strength=0.3),
             row("straight, mean shift", "means", **chosen(0.3, 0.5, 0.8, 1.2)),
             row("curved, strength 0.3", "curved", strength=0.3), row("mean shift, then curved, strength 0.3", "both", strength=0.3),
-            row("mean shift, then curved", "both", **chosen(0.3, 0.45, 0.6))]
+            row("mean shift, then curved", "both", **chosen(0.3, 0.45, 0.6)),
+            row("the shipped editor, strength 0.3 (gains 2 for Beard and Hat)", "editor", strength=0.3, sha256=editor_sha())]
 
 def label_rows(scale:str)->list: # "small" or "paper"
     "Rows of the label curve."

@@ -42,7 +42,7 @@ class Editor(Pretrained, nn.Module):
         super().__init__()
         self.config, D, K, H = config, config.z_dim, config.n_axes, config.hidden
         self.net = nn.Sequential(nn.Linear(K, H), nn.SiLU(), nn.Linear(H, H), nn.SiLU(), nn.Linear(H, len(config.names)))
-        self.register_buffer("z_sem_mean", torch.zeros(D)); self.register_buffer("shift", torch.zeros(len(config.names), D))
+        self.register_buffer("z_sem_mean", torch.zeros(D)); self.register_buffer("shift", torch.zeros(len(config.names), D)); self.register_buffer("gain", torch.ones(len(config.names)))
         self.register_buffer("to_white", torch.eye(D, K)); self.register_buffer("from_white", torch.eye(K, D))
 
     @property
@@ -67,15 +67,18 @@ def fit_editor(codes:Codes, # with attributes
                hidden:int=128, epochs:int=25, batch_size:int=256, lr:float=3e-3,
                noise:float=0.1, # deviation, in whitened codes
                shift:bool=True, # begin each edit with the mean shift
+               gain:dict|None=None, # attribute -> factor on its strengths; 1 if not named
                seed:int=0, model=None, # `DiffAE` that gets the editor
               )->Editor: # in eval mode
     "A curved classifier of normalised codes: binary cross-entropy, AdamW; and the mean shifts."
     check_positive(epochs=epochs, batch_size=batch_size, lr=lr)
     codes = labelled(codes)
+    if unknown := set(gain or {}) - set(codes.names): raise ValueError(f"gain: must name attributes of the codes ({', '.join(codes.names)}), got {', '.join(sorted(unknown))}")
     seed_everything(seed)
     editor, y = Editor(EditorConfig(codes.z_sem.shape[1], codes.names, n_axes, hidden)), codes.attributes
     for mine,value in zip((editor.z_sem_mean, editor.to_white, editor.from_white), (codes.mean.float(), *whitening(codes, n_axes))): mine.copy_(value)
     if shift: editor.shift.copy_(mean_shifts(codes)*codes.std.float())
+    for name,factor in (gain or {}).items(): editor.gain[codes.names.index(name)] = factor
     q, opt = (codes.z_sem - editor.z_sem_mean)@editor.to_white, torch.optim.AdamW(editor.parameters(), lr, weight_decay=0.1)
     plan = torch.optim.lr_scheduler.LinearLR(opt, 1., 0.02, epochs)
     for _ in range(epochs):
@@ -90,12 +93,13 @@ def fit_editor(codes:Codes, # with attributes
 @patch
 def move(self:Editor, z_sem:Tensor, # (B, D)
          name:str, # attribute
-         strength:float=0.3, # strength/0.3 mean shifts, then on until the logit is 25*strength; negative removes
+         strength:float=0.3, # times the attribute's gain; strength/0.3 mean shifts, then on until the logit is 25*strength; negative removes
          step:float=0.1, n_steps:int=100, # length of a step, in whitened codes; at most so many
         )->Tensor: # (B, D)
     "The mean shift, then the gradient of the logit until the classifier is sure; `ValueError` for an unknown name."
     if name not in self.names: raise ValueError(f"attribute: must be one of {', '.join(self.names)}, got {name!r}")
     k, sign = self.names.index(name), 1 if strength > 0 else -1
+    strength = strength*self.gain[k].item()
     z_sem = z_sem + strength/0.3*self.shift[k].to(z_sem)
     with torch.inference_mode(False), torch.enable_grad():
         start = (z_sem.detach().clone().float() - self.z_sem_mean)@self.to_white
