@@ -6,8 +6,9 @@
 __all__ = ['PlainNorm', 'PlainHalf', 'PlainBlock', 'PlainAttention', 'plain_attend', 'plain_down', 'PlainEncoder', 'PlainDiffAE',
            'pair', 'plain_ddim', 'plain_loss', 'plain_step', 'trainer_step', 'Given', 'given_batches', 'GivenTask',
            'our_losses', 'plain_losses', 'running_mean', 'largest_gap', 'at_most', 'loss_curves', 'bench_config',
-           'train_functions', 'bench_diffusion_train', 'sample_functions', 'sample_ratios', 'bench_diffusion_sample',
-           'sampler_growth', 'growth_in_fresh_process', 'growth_ratio', 'memory_sizes', 'bench_diffusion_memory']
+           'train_functions', 'bench_diffusion_train', 'sample_functions', 'sample_ratios', 'sample_settings',
+           'bench_diffusion_sample', 'sampler_growth', 'growth_in_fresh_process', 'growth_ratio', 'memory_sizes',
+           'bench_diffusion_memory']
 
 # %% ../nbs/53_bench_diffusion.ipynb #5fa4c336
 from collections.abc import Callable
@@ -320,13 +321,18 @@ def sample_ratios(config:DiffAEConfig, batch:int, n_steps:int, # of the round tr
     return {"model_channels": config.model_channels, "batch": batch, "pixels": config.image_size, "float32": of("ours float32", "plain float32"),
             "bfloat16": of("ours bfloat16", "plain float32", "plain bfloat16"), "ms_per_image": {k: asdict(spread(1e3*s/batch for s in v)) for k,v in times.items()}}
 
+def sample_settings()->dict: # name -> base channels, images, T
+    "What is timed; sizes of a toy under test."
+    if in_test(): return {"T=5, 2 images": (64, 2, 5), "half the width": (32, 2, 5)}
+    return {"T=20, 32 images": (64, 32, 20), "T=20, 8 images": (64, 8, 20), "T=100, 8 images": (64, 8, 100), "T=20, 4 images, half the width": (32, 4, 20)}
+
 def bench_diffusion_sample(seconds:float|None=None, # for this part
-                           config:DiffAEConfig|None=None, batch:int|None=None, # `bench_config()` and 8 images if None
-                           n_steps:tuple|None=None)->dict: # (20, 100) if None -> `sample_ratios` of each
-    "Round trips against the plain formulation, and once more at half the width."
-    grids, part = n_steps or ((5, 10) if in_test() else (20, 100)), lambda n: seconds and seconds*n/(sum(grids) + 5)
-    out = {f"T={n}": sample_ratios(config or bench_config(), batch or (2 if in_test() else 8), n, part(n)) for n in grids}
-    return {**out, f"T={grids[0]}, half the width": sample_ratios(config or bench_config(32), batch or (2 if in_test() else 4), grids[0], part(5), target=None)}
+                           config:DiffAEConfig|None=None, # instead of `bench_config` of each width
+                           settings:dict|None=None)->dict: # as `sample_settings` gives them if None -> `sample_ratios` of each
+    "Round trips against the plain formulation."
+    settings = settings or sample_settings()
+    work = sum(n*T for _,n,T in settings.values())
+    return {name: sample_ratios(config or bench_config(width), n, T, seconds and seconds*n*T/work, 3. if width == 64 else None) for name,(width,n,T) in settings.items()}
 
 # %% ../nbs/53_bench_diffusion.ipynb #e3bac9ba
 def sampler_growth(n_steps:int, # of both directions

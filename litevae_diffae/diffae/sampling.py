@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['shipped_prior', 'paper_samples', 'paper_classes', 'experiments', 'set_scores', 'feature_scores', 'crops_of', 'kept',
            'face_features', 'model_of', 'codes_of', 'prior_folder', 'prior_of', 'all_label_probe', 'code_scores',
-           'run_prior', 'real_outside', 'draw_images', 'run_samples', 'make_path', 'path_steps', 'path_scores',
-           'run_paths', 'sample_pool', 'prior_sha', 'accept_from', 'class_split', 'class_classifier', 'one_label',
-           'run_class', 'model_rows', 'prior_config', 'small_only', 'prior_rows', 'sample_rows', 'path_rows',
-           'class_rows']
+           'run_prior', 'real_outside', 'face_images', 'draw_images', 'run_samples', 'make_path', 'path_steps',
+           'path_scores', 'run_paths', 'sample_pool', 'prior_sha', 'accept_from', 'class_split', 'class_classifier',
+           'one_label', 'run_class', 'model_rows', 'prior_config', 'small_only', 'prior_rows', 'sample_rows',
+           'fid_rows', 'path_rows', 'class_rows']
 
 # %% ../../nbs/3B_diffae.sampling.ipynb #b8a7477f
 import hashlib, json
@@ -136,6 +136,13 @@ def real_outside(n_real:int, n:int, seed:int, size:int, work:Path)->Tensor: # (n
     if len(pool) < n*(seed + 1): raise ValueError(f"seed: only {len(pool)} faces outside the reference, seed {seed} needs {n*(seed + 1)}")
     return pool[n*seed:n*(seed + 1)]
 
+def face_images(rows:range, size:int, outside:int|None=None): # outside: after the held-out faces go on with training faces from this one; None: training faces -> iterable of (3, S, S)
+    "Real faces one by one, for `rfid`."
+    train = crops_of(12_000, size)
+    if outside is None: return (train.get(i) for i in rows)
+    test = crops_of(500, size, "test")
+    return (test.get(i) if i < len(test) else train.get(outside + i - len(test)) for i in rows)
+
 def draw_images(model:DiffusionModel, n:int, n_steps:int, seed:int, z_sem:Tensor=None)->Tensor: # z_sem (n, D): decode these -> (n, C, S, S)
     "Images from noise, and from codes of the prior or given ones."
     g = torch.Generator().manual_seed(seed)
@@ -144,14 +151,16 @@ def draw_images(model:DiffusionModel, n:int, n_steps:int, seed:int, z_sem:Tensor
 def run_samples(config:dict, seed:int, folder)->dict: # metrics
     "A row of the samples' table."
     work, n, size = Path(folder).parent, config["n_images"], config["size"]
-    real = face_features(12_000, size, work)[:config["n_real"]]
+    inception = config.get("features") == "inception"
+    real = face_images(range(config["n_real"]), size) if inception else face_features(12_000, size, work)[:config["n_real"]]
+    if config["model"] is None and inception: return set_scores(real, face_images(range(n*seed, n*(seed + 1)), size, config["n_real"]), "inception")
     if config["model"] is None: return feature_scores(real, real_outside(config["n_real"], n, seed, size, work))
     model, z_sem = model_of(config["model"], work), None
     if config.get("prior"): model.prior = prior_of(config["model"], work, config["prior"])
     if config["codes"] == "real":
         rows = torch.randperm(config["n_real"], generator=torch.Generator().manual_seed(seed))[:n]
         z_sem = codes_of(config["model"], work).z_sem[rows]
-    return set_scores(real, draw_images(model, n, config["n_steps"], seed, z_sem))
+    return set_scores(real, draw_images(model, n, config["n_steps"], seed, z_sem), config.get("features", "alexnet"))
 
 # %% ../../nbs/3B_diffae.sampling.ipynb #6dfeb76a
 def make_path(model:DiffusionModel|None, # `DiffAE`, `DDIM`, or None: blend pixels
@@ -287,6 +296,10 @@ def sample_rows(scale:str)->list: # "small"
     rows = [Row(f"{name}, T = {T}", dict(**c, n_steps=T, **measure), run_samples) for T in (10, 20, 50, 100) for name,c in kinds.items()]
     return [Row("real faces (floor)", dict(model=None, **measure), run_samples), *rows]
 
+def fid_rows(scale:str)->list: # "small"
+    "The same rows, measured with Inception."
+    return [Row(r.name, {**r.config, "features": "inception"}, r.run) for r in sample_rows(scale)]
+
 paper_samples = { # FID-50k at T = 10, 20, 50, 100
     data: {"DDIM": ddim, "Diff-AE": ours, "Diff-AE + autoencoding": auto} for data,ddim,ours,auto in (
         ("FFHQ128", [29.56, 21.45, 15.08, 12.03], [20.80, 16.70, 12.57, 10.59], [14.43, 10.70, 6.69, 4.56]),
@@ -323,6 +336,8 @@ experiments = {
         "tails: values beyond 3 deviations, as a multiple of the data's; share_NAME: attribute share read by a linear probe of all labels; share_error: mean distance from the shares read in the data", prior_rows),
     "diffae-samples": Experiment("How good are new faces, and who is at fault: the prior or the decoder?",
         f"500 images a cell against the first 10,000 training faces; {_fd}; T steps in both samplers; floor: held-out faces (seed 0), training faces outside the reference (seed 1); + autoencoding: codes of shuffled reference faces", sample_rows, paper_samples),
+    "diffae-samples-fid": Experiment("The same by the network of the published numbers.",
+        "500 images a cell against the first 10,000 training faces; FID of InceptionV3 (2048-d, TorchMetrics), 8-bit images resized by the network; needs torch-fidelity and its weights; FID depends on the number of images", fid_rows, paper_samples),
     "diffae-interpolation": Experiment("Is the way between two faces smooth, and does it stay among the faces?",
         f"50 pairs of held-out faces, 12 images a path, T = 20; d = sqrt(LPIPS): length: sum of the steps; detour: length against d of the ends; jump: largest step against the mean; {_fd}, 500 images between the ends; floor: the end faces, each five times", path_rows),
     "diffae-classcond": Experiment("What are a hundred labels worth?",
