@@ -76,7 +76,7 @@ def reconstruct(studio:Studio, picture, # what `to_array` takes
 @torch.no_grad()
 def edit(studio:Studio, picture, # what `to_array` takes
          n_steps:int=20, # sampler steps; the nearest that exists
-         *strengths:float, # one for each of `studio.names`, as in `DiffAE.edit`; negative removes
+         *strengths:float, # one for each of `studio.names`, as `edit` of DiffAE takes it; negative removes
         )->tuple: # pictures: original, edited; rows: attribute, probability before, after
     "A picture with more or less of some attributes."
     mover = studio.model.mover()

@@ -95,7 +95,7 @@ def both_codes(model:DiffAE, x:Tensor, # (B, C, H, W) in [-1, 1]
     return z_sem, model.invert(x, z_sem, n_steps=n_steps)
 
 def move_many(model:DiffAE, z_sem:Tensor, # (B, D)
-              strengths:dict, # attribute -> strength as in `DiffAE.edit`; negative removes
+              strengths:dict, # attribute -> strength as `edit` of DiffAE takes it; negative removes
              )->Tensor: # (B, D)
     "Codes moved along several attributes, one after the other, by the model's editor or classifier; `ValueError` if it has neither."
     mover = model.mover("attributes")
@@ -106,7 +106,7 @@ def move_many(model:DiffAE, z_sem:Tensor, # (B, D)
 @torch.no_grad()
 def edit_strip(model:DiffAE, x:Tensor, # (B, C, H, W) in [-1, 1]
                    attribute:str, # a name that the editor or classifier knows
-                   strengths:tuple=(-0.6, -0.3, 0., 0.3, 0.6), # as in `DiffAE.edit`
+                   strengths:tuple=(-0.6, -0.3, 0., 0.3, 0.6), # as `edit` of DiffAE takes it
                    n_steps:int=20)->Tensor: # (B, len(strengths), C, H, W)
     "The same pictures with less and more of an attribute, from their own x_T."
     z_sem, x_T = both_codes(model, x, n_steps)
