@@ -150,24 +150,15 @@ def test_edit(seen, model):
     page.get_by_text("all sliders at 0").first.wait_for()
 
 
-def test_interpolate(seen):
-    page, _, _ = seen
-    page.get_by_role("tab", name="Interpolate").click()
-    page.wait_for_selector("#interpolate")
-    set_slider(page, "#n_between", 4)
-    page.click("#interpolate")
-    assert len(set(wait_for_pictures(page, "#walk", 4))) == 4
-    picture(page, "interpolate")
-
-
-def test_sample(seen):
-    page, _, _ = seen
-    page.get_by_role("tab", name="Sample").click()
-    page.wait_for_selector("#sample")
-    set_slider(page, "#n_samples", 8)
-    page.click("#sample")
-    assert len(set(wait_for_pictures(page, "#samples", 8))) == 8
-    picture(page, "sample")
+@pytest.mark.parametrize("tab, slider, n, gallery", [("Interpolate", "#n_between", 4, "#walk"), ("Sample", "#n_samples", 8, "#samples")])
+def test_pictures_in_a_row(seen, tab, slider, n, gallery):
+    page, name = seen[0], tab.lower()
+    page.get_by_role("tab", name=tab).click()
+    page.wait_for_selector(f"#{name}")
+    set_slider(page, slider, n)
+    page.click(f"#{name}")
+    assert len(set(wait_for_pictures(page, gallery, n))) == n
+    picture(page, name)
 
 
 def test_nothing_is_asked_of_another_machine(seen):

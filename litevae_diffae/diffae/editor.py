@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from ..core import Pretrained, check_positive, seed_everything
 from .latent import Codes
-from .manipulate import labelled
+from .manipulate import check_names, labelled
 
 # %% ../../nbs/3A_diffae.editor.ipynb #374b94ab
 def mean_shifts(codes:Codes)->Tensor: # with attributes -> (A, D), in normalised space
@@ -32,7 +32,7 @@ class EditorConfig:
     def __post_init__(self):
         check_positive(z_dim=self.z_dim, n_axes=self.n_axes, hidden=self.hidden)
         if self.n_axes > self.z_dim: raise ValueError(f"n_axes: at most z_dim = {self.z_dim}, got {self.n_axes}")
-        if len(set(self.names)) != len(self.names) or not self.names: raise ValueError(f"names: expected different attribute names, at least one, got {self.names}")
+        check_names(self.names)
 
 class Editor(Pretrained, nn.Module):
     "Attribute classifier with two hidden layers on whitened codes, whose gradient edits follow."
@@ -107,6 +107,8 @@ def move(self:Editor, z_sem:Tensor, # (B, D)
         for _ in range(n_steps):
             q = (start + d).requires_grad_()
             logit = sign*self.net(q)[:, k]
+            unsure = logit < 25*abs(strength)
+            if not unsure.any(): break
             grad, = torch.autograd.grad(logit.sum(), q)
-            d = d + step*(logit < 25*abs(strength))[:, None]*F.normalize(grad, dim=1)
+            d = d + step*unsure[:, None]*F.normalize(grad, dim=1)
     return z_sem + (d.detach()@self.from_white).to(z_sem)

@@ -111,7 +111,7 @@ def invert(self:DiffAE, x:Tensor, # (B, C, H, W) in [-1, 1]
 def decode(self:DiffAE, x_T:Tensor, # (B, C, H, W) N(0, I) or from `invert`
            z_sem:Tensor, # (B, D)
            n_steps:int=100, clip:bool=True, callback:Callable=None, # callback(i, t, x_t, x0_pred)
-           batch_size:int=64, sampler:str="ddim")->Tensor: # or "dpm", exact in fewer steps -> (B, C, H, W) in [-1, 1]
+           batch_size:int=64, sampler:str="ddim")->Tensor: # or "dpm", nearer to the exact path with few calls -> (B, C, H, W) in [-1, 1]
     "The image that both codes describe: deterministic sampling."
     check_images(x_T, self.config, "x_T"); check_noise(x_T); check_z(z_sem, len(x_T), self.config)
     return self._decode(x_T, z_sem, n_steps, clip, callback, batch_size, sampler)

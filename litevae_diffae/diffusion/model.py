@@ -205,7 +205,7 @@ def invert(self:DDIM, x:Tensor, # (B, C, H, W) in [-1, 1]
 @patch
 def decode(self:DDIM, x_T:Tensor, # (B, C, H, W) N(0, I) or from `invert`
            n_steps:int=100, clip:bool=True, callback:Callable=None, batch_size:int=64,
-           sampler:str="ddim")->Tensor: # or "dpm", exact in fewer steps -> (B, C, H, W) in [-1, 1]
+           sampler:str="ddim")->Tensor: # or "dpm", nearer to the exact path with few calls -> (B, C, H, W) in [-1, 1]
     "Deterministic sampling."
     check_images(x_T, self.config, "x_T"); check_noise(x_T)
     return self._decode(x_T, None, n_steps, clip, callback, batch_size, sampler)
