@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['classes', 'small_weights', 'small_train', 'paper_weights', 'paper_train', 'paper_adversary', 'pictures', 'tiny',
-           'bare', 'quarter', 'full', 'small_disc', 'published', 'how', 'scratch', 'further', 'experiments', 'pairs',
-           'same_as', 'new_model', 'open_pictures', 'trained', 'kept_model', 'start_model', 'held_out_crops',
-           'reconstruct', 'compare', 'log_curve', 'run_row', 'run_cost', 'run_mmd', 'toy', 'rows_of', 'small', 'paper',
-           'lite', 'against_vae', 't1_rows', 't2_rows', 't2a_rows', 't2b_rows', 't3_rows', 't6_rows', 'baseline_rows',
-           't4_rows', 'schedule_rows', 't5_rows', 't22_rows', 'change_rows', 't17_rows', 't19_rows', 't21_rows',
-           'appb_rows', 'common_config', 'loss_row', 'common_rows', 'gan_rows', 't8_rows', 't16_rows', 't9_rows',
-           't10_rows', 'printed', 'verdict', 'compare_rows']
+           'bare', 'linear', 'quarter', 'full', 'small_disc', 'published', 'how', 'scratch', 'further', 'experiments',
+           'pairs', 'same_as', 'new_model', 'open_pictures', 'trained', 'shipped_model', 'start_model',
+           'held_out_crops', 'reconstruct', 'compare', 'log_curve', 'run_row', 'run_cost', 'run_mmd', 'toy', 'rows_of',
+           'small', 'paper', 'lite', 'against_vae', 't1_rows', 't2_rows', 't2a_rows', 't2b_rows', 't3_rows', 't6_rows',
+           'baseline_rows', 't4_rows', 'schedule_rows', 't5_rows', 't22_rows', 'change_rows', 't17_rows', 't19_rows',
+           't21_rows', 'appb_rows', 'loss_row', 'gan_rows', 't8_rows', 't16_rows', 't9_rows', 't10_rows', 'printed',
+           'verdict', 'compare_rows']
 
 # %% ../../nbs/1C_litevae.experiments.ipynb #4f1f8db0
 import json
@@ -20,9 +20,9 @@ import numpy as np
 import torch
 from torch import Tensor
 from ..bench import build_encoder, in_fresh_process, in_turns
-from ..core import default_device, in_test, n_macs, n_params, seed_everything
+from ..core import asset, default_device, in_test, n_macs, n_params, seed_everything
 from ..data import Crops, open_source
-from ..experiment import Experiment, Row, find_result, row_key
+from ..experiment import Experiment, Row, row_key
 from .adversarial import AdversarialConfig, train_adversarial
 from .analysis import WaveletVAE, decoder_imbalance, evaluate_sizes, latent_mmd
 from .discriminator import DiscriminatorConfig
@@ -43,7 +43,7 @@ def new_model(spec:dict, # preset, and fields of its configuration
     spec = dict(spec)
     seed_everything(seed)
     model = classes[spec["preset"]].from_preset(spec.pop("preset"), **spec)
-    return linear_start(model) if isinstance(model, LiteVAE) and model.config.zero_init else model
+    return linear_start(model) if getattr(model.config, "zero_init", False) and not isinstance(model, WaveletVAE) else model
 
 def open_pictures(spec, split:str="train"): # name, or [name, split]
     "The pictures that a row names."
@@ -63,21 +63,18 @@ def trained(config:dict, # of a row
                           LossWeights(**config["weights"]), config["scale"], train, freeze_encoder=isinstance(model, WaveletVAE), progress=False, stats_images=16 if in_test() else 512)
 
 # %% ../../nbs/1C_litevae.experiments.ipynb #e4efefae
-def kept_model(config:dict, # of a row
-               name:str="litevae-common", # folder below results/models, made by data/keep_run.py
-              )->Path|None: # that folder, if it holds the result of this very row
-    "A model of the repository."
-    try: path = find_result(f"models/{name}")
-    except FileNotFoundError: return None
-    return path if json.loads((path/"recipe.json").read_text())["config"] == json.loads(json.dumps(config)) else None
+def shipped_model(config:dict, # of a row
+                 )->LiteVAE|None: # float32, in eval mode, if it is the result of this very row
+    "The model that `data/keep_run.py` put into the package."
+    recipe = json.loads(asset(f"{LiteVAE.shipped['photos']}/recipe.json").read_text())
+    return LiteVAE.from_pretrained("photos") if recipe.get("config") == json.loads(json.dumps(config)) else None
 
 def start_model(config:dict, # of the row that is continued; its seed is 0
                 work:Path, # folder of all runs
                )->Autoencoder: # weights rounded to float16
     "The model that other rows start from."
-    kept = kept_model(config)
-    model = classes[config["model"]["preset"]].from_pretrained(str(kept)) if kept else trained(config, 0, work/row_key(config, 0)).cpu()
-    return model.half().float()
+    model = shipped_model(config)
+    return (model or trained(config, 0, work/row_key(config, 0)).cpu()).half().float()
 
 # %% ../../nbs/1C_litevae.experiments.ipynb #6b4fe8f7
 def held_out_crops(data, # as in a row
@@ -174,7 +171,7 @@ paper_train = dict(batch_size=16, lr=1e-4, betas=[.5, .9], ema=0., clip=None, lo
 paper_adversary = dict(weight=.1, start=.25, warmup=.05, ramp=.1)
 pictures = dict(imagenet=(["hf:ILSVRC/imagenet-1k", "train"], ["hf:ILSVRC/imagenet-1k", "validation"]), ffhq=(["hf:merkol/ffhq-256", "train[10000:]"], ["hf:merkol/ffhq-256", "train[:10000]"]))
 
-def small(model:dict, steps:int=2400, size:int=64, data:str="photos", lr:float=2e-3, phases:list|None=None, **measure)->dict: # configuration
+def small(model:dict, steps:int=1500, size:int=64, data:str="photos", lr:float=2e-3, phases:list|None=None, **measure)->dict: # configuration
     "A row from scratch on one processor core; `measure` takes what else to measure."
     return dict(model=model, data=data, scale=[.08, .5] if data == "photos" else [.8, 1.], train=dict(small_train, lr=lr), weights=small_weights,
                 phases=phases or [dict(size=size, steps=steps)], measure=dict(size=size, n=1000, **measure))
@@ -191,11 +188,12 @@ def lite(name, **fields): return dict(preset=f"litevae-{name}", **fields)
 
 # %% ../../nbs/1C_litevae.experiments.ipynb #56246769
 bare = dict(quant_conv=False, post_quant_conv=False)
+linear = dict(zero_init=True, decoder="smc", decoder_final_norm=False, output="wavelet", decoder_channels=32) # the decoder of all rows of tables 1 and 2
 quarter = { # widths / 4
-    "VAE": dict(preset="sd-vae-f8", block_out_channels=[32, 64, 128, 128], **bare),
-    "VAE-Small": dict(preset="sd-vae-small", block_out_channels=[16, 32, 56, 56], decoder_channels=32, **bare),
-    "LiteVAE-S": lite("s", extractor_channels=4, aggregator_channels=4, decoder_channels=32),
-    "LiteVAE-B": lite("b", extractor_channels=8, aggregator_channels=8, decoder_channels=32)}
+    "VAE": dict(preset="sd-vae-f8", block_out_channels=[32, 64, 128, 128], **bare, **linear),
+    "VAE-Small": dict(preset="sd-vae-small", block_out_channels=[16, 32, 56, 56], **bare, **linear),
+    "LiteVAE-S": lite("s", extractor_channels=4, aggregator_channels=4, **linear),
+    "LiteVAE-B": lite("b", extractor_channels=8, aggregator_channels=8, **linear)}
 full = {"VAE": dict(preset="sd-vae-f8", **bare), "VAE-Small": dict(preset="sd-vae-small", **bare), **{f"LiteVAE-{n.upper()}": lite(n) for n in "sbml"}}
 
 def against_vae(name:str, z:int, **train)->dict: # of `quarter`; minutes=... instead of 600 steps
@@ -205,7 +203,7 @@ def against_vae(name:str, z:int, **train)->dict: # of `quarter`; minutes=... ins
 def t1_rows(scale:str)->list: # "small" or "paper"
     "Table 1: LiteVAE-B and the VAE."
     names = ("VAE", "LiteVAE-B")
-    if scale == "small": return rows_of(run_row, {**{f"{n}, z {z}": against_vae(n, z) for z in (4, 12) for n in names}, **{f"{n}, z 12, ten minutes": against_vae(n, 12, minutes=10) for n in names}})
+    if scale == "small": return rows_of(run_row, {**{f"{n}, z {z}": against_vae(n, z) for z in (4, 12) for n in names}, **{f"{n}, z 12, six minutes": against_vae(n, 12, minutes=6) for n in names}})
     sets = (("FFHQ 128", "ffhq", 128, 4), ("FFHQ 256", "ffhq", 256, 4), ("ImageNet 128", "imagenet", 128, 4), ("ImageNet 128", "imagenet", 128, 12), ("ImageNet 256", "imagenet", 256, 4), ("ImageNet 256", "imagenet", 256, 12))
     return rows_of(run_row, {f"{title}, {n}, z {z}": paper(dict(full[n], z_channels=z), data, size) for title,data,size,z in sets for n in names})
 
@@ -232,7 +230,7 @@ def t6_rows(scale:str)->list:
 def baseline_rows(scale:str)->list:
     "LiteVAE-S and the VAE with equal decoders and equal minutes."
     train = dict(size=64, minutes=30) if scale == "small" else dict(size=256, minutes=24*60)
-    model = lambda n: dict(full[n], z_channels=12, **(dict(decoder_channels=32) if scale == "small" else {}))
+    model = lambda n: dict(full[n], z_channels=12, **(linear if scale == "small" else {}))
     make = (lambda n: small(model(n), lr=1e-3, phases=[train])) if scale == "small" else lambda n: paper(model(n), size=256, phases=[train])
     return rows_of(run_row, {n: make(n) for n in ("VAE", "LiteVAE-S")})
 
@@ -241,7 +239,7 @@ def t4_rows(scale:str)->list:
     "Table 4: group norm, SMC, and both in the decoder; with a row that predicts wavelet bands (Appendix G)."
     more = dict(sizes=[32, 64, 128, 256], imbalance=True)
     if scale == "paper": return rows_of(run_row, {n: paper(lite("b", z_channels=12, decoder=d), **more) for n,d in (("group norm", "gn"), ("mixed", "mixed"), ("SMC", "smc"))})
-    row = lambda d, o="image": small(lite("tiny", decoder=d, output=o, decoder_channels=32), steps=1000, **more)
+    row = lambda d, o="image": small(lite("tiny", decoder=d, output=o, decoder_channels=32), steps=600, **more)
     return rows_of(run_row, {"group norm": row("gn"), "mixed": row("mixed"), "SMC": row("smc"), "SMC, wavelet output": row("smc", "wavelet")})
 
 def schedule_rows(model:dict, make, side:int, steps:int, quarter:bool)->list: # make: (model, phases) -> configuration
@@ -253,13 +251,13 @@ def schedule_rows(model:dict, make, side:int, steps:int, quarter:bool)->list: # 
 
 def t5_rows(scale:str)->list:
     "Table 5: resolution schedules, measured at full resolution."
-    if scale == "small": return schedule_rows(tiny, lambda m, p: small(m, size=128, phases=p), 128, 1200, True)
+    if scale == "small": return schedule_rows(tiny, lambda m, p: small(m, size=128, phases=p), 128, 720, True)
     return schedule_rows(lite("b", z_channels=4), lambda m, p: paper(m, size=256, phases=p), 256, 150_000, True)
 
 def t22_rows(scale:str)->list:
     "Table 22: the same for the VAE."
-    if scale == "small": return schedule_rows(dict(preset="sd-vae-f8", block_out_channels=[16, 32, 64, 64], n_res_blocks=1, attention=False, **bare),
-                                              lambda m, p: small(m, size=128, lr=1e-3, phases=p), 128, 480, False)
+    if scale == "small": return schedule_rows(dict(preset="sd-vae-f8", block_out_channels=[16, 32, 64, 64], n_res_blocks=1, attention=False, **bare, **dict(linear, decoder_channels=16)),
+                                              lambda m, p: small(m, size=128, lr=1e-3, phases=p), 128, 300, False)
     return schedule_rows(full["VAE"], lambda m, p: paper(m, size=256, phases=p), 256, 150_000, False)
 
 # %% ../../nbs/1C_litevae.experiments.ipynb #79e4810b
@@ -282,23 +280,18 @@ def appb_rows(scale:str)->list:
     return rows_of(run_row, {f"{title}: {n}": make(c, data) for title,data in sets for n,c in codes.items() if not (n.startswith("DWT-2") and data in ("avatars", "ffhq"))})
 
 # %% ../../nbs/1C_litevae.experiments.ipynb #2b52e636
-def common_config(scale:str="small")->dict:
-    "The model that all rows about losses start from."
-    return small(lite("tiny", decoder_channels=32), phases=[dict(size=64, minutes=50)])
-
 small_disc = dict(kind="unet", channels=16, mult=[1, 2, 4, 8])
 
 def loss_row(scale:str, weights:dict=dict(), adversary:dict|None=dict(), disc:dict=dict())->dict: # what differs from the base row; adversary=None: without
     "A row about losses."
     if scale == "paper":
         config = paper(lite("b", z_channels=12), weights=dict(paper_weights, **weights), adversarial=dict(paper_adversary, **(adversary or {})), discriminator=dict(dict(kind="unet", mult=[1, 2, 4, 8, 16]), **disc))
-    else: config = dict(small({}, steps=1000), start=common_config(), train=dict(small_train, lr=5e-4, betas=[.5, .9]), weights=dict(small_weights, **weights),
+    else: config = dict(small({}, steps=500), start=next(r.config for r in baseline_rows(scale) if r.name == "LiteVAE-S"), train=dict(small_train, lr=5e-4, betas=[.5, .9]), weights=dict(small_weights, **weights),
                         adversarial=dict(dict(weight=.1, start=0., warmup=.1, ramp=.1), **(adversary or {})), discriminator=dict(small_disc, **disc))
     if scale == "small": del config["model"]
     if adversary is None: del config["adversarial"], config["discriminator"]
     return config
 
-def common_rows(scale:str)->list: return rows_of(run_row, {"common model": common_config(scale)})
 def gan_rows(scale:str)->list: return rows_of(run_row, {"with adversary": loss_row(scale), "no adversary": loss_row(scale, adversary=None)})
 def t8_rows(scale:str)->list: return rows_of(run_row, {"constant weight": loss_row(scale), "adaptive weight": loss_row(scale, adversary=dict(adaptive=True, weight=.5))})
 def t16_rows(scale:str)->list: return rows_of(run_row, {"hinge": loss_row(scale), "logistic": loss_row(scale, adversary=dict(loss="logistic"))})
@@ -341,7 +334,7 @@ published = {
 how = ("1,000 fixed random crops of the held-out pictures of the package, reconstructed by the mode of the posterior, clamped; psnr in dB, ssim with zero padding, "
        "lpips of AlexNet, fd = AlexNet-FD at 128 pixels between crops and reconstructions; equal steps a row unless its name says otherwise; train_seconds: of training alone, one thread. "
        "Scale paper: 5,000 crops, rFID of Inception beside it. ")
-scratch, further = how + "Trained from scratch without an adversary at small scale.", how + "All rows continue the model of `common`, 1,000 steps, at small scale; key@i: mean over the i-th twentieth of the run."
+scratch, further = how + "Trained from scratch without an adversary at small scale.", how + "All rows continue LiteVAE-S of `baseline` (seed 0) for 500 steps at small scale; key@i: mean over the i-th twentieth of the run."
 
 experiments = {name: Experiment(question, protocol, rows, published.get(name, {})) for name,question,protocol,rows in (
     ("t1", "Is a wavelet encoder of a fifth of the parameters as good as the VAE's?", scratch, t1_rows),
@@ -361,13 +354,12 @@ experiments = {name: Experiment(question, protocol, rows, published.get(name, {}
     ("t21", "Are all wavelet levels needed?", scratch, t21_rows),
     ("t22", "Does training at half resolution first work for the VAE too?", scratch + " All measured at full resolution: 128 px.", t22_rows),
     ("appb", "Does an encoder have to learn anything?", scratch, appb_rows),
-    ("common", "The model that the rows about losses start from.", how, common_rows),
     ("gan", "Does an adversary disturb a good model, and does it recover?", further, gan_rows),
     ("baseline", "LiteVAE-S or the VAE, if decoder and minutes are equal?", scratch, baseline_rows))}
 
 # %% ../../nbs/1C_litevae.experiments.ipynb #3a13f3a4
 pairs = { # row, what it is held against
-    "t1": [("LiteVAE-B, z 4", "VAE, z 4"), ("LiteVAE-B, z 12", "VAE, z 12"), ("LiteVAE-B, z 12, ten minutes", "VAE, z 12, ten minutes")],
+    "t1": [("LiteVAE-B, z 4", "VAE, z 4"), ("LiteVAE-B, z 12", "VAE, z 12"), ("LiteVAE-B, z 12, six minutes", "VAE, z 12, six minutes")],
     "t2a": [("LiteVAE-S", "VAE"), ("LiteVAE-B", "LiteVAE-S")], "t2b": [("VAE-Small", "VAE"), ("LiteVAE-B", "VAE-Small")],
     "t3": [("LiteVAE-S", "VAE"), ("LiteVAE-B", "VAE"), ("LiteVAE-M", "VAE"), ("LiteVAE-L", "VAE")], "t4": [("SMC", "group norm"), ("mixed", "group norm")],
     "t5": [("half only", "full"), ("half, then full", "full"), ("quarter, then full", "full"), ("quarter, half, full", "full")], "t6": [("LiteVAE-B", "VAE")],

@@ -9,6 +9,7 @@ __all__ = ['old_names', 'translated', 'diffusers_defaults', 'DownBlock', 'KLEnco
 # %% ../../nbs/17_litevae.klvae.ipynb #aee67462
 import json
 from dataclasses import dataclass
+from functools import partial
 from math import gcd
 from pathlib import Path
 from fastcore.basics import patch
@@ -29,9 +30,10 @@ class DownBlock(nn.Module):
                  c_out:int, # output channels
                  n_res_blocks:int, # residual blocks
                  down:bool, # halve the resolution at the end
+                 zero_init:bool=False, # residual blocks start as their shortcuts
                 ):
         super().__init__()
-        self.resnets = nn.ModuleList(ResBlock(c_in if i == 0 else c_out, c_out) for i in range(n_res_blocks))
+        self.resnets = nn.ModuleList(ResBlock(c_in if i == 0 else c_out, c_out, zero_init=zero_init) for i in range(n_res_blocks))
         self.downsamplers = nn.ModuleList([Downsample(c_out)] if down else [])
 
     def forward(self, x:Tensor)->Tensor: # (B, c_in, H, W) -> (B, c_out, H/2, W/2)
@@ -46,12 +48,15 @@ class KLEncoder(nn.Module):
                  block_out_channels:tuple=(128, 256, 512, 512), # widths from the image to the latents
                  n_res_blocks:int=2, # per resolution
                  attention:bool=True, # in the middle block
+                 zero_init:bool=False, # residual blocks and attention start as their shortcuts
                 ):
         super().__init__()
         widths, last = tuple(block_out_channels), len(block_out_channels) - 1
         self.conv_in = nn.Conv2d(in_channels, widths[0], 3, padding=1)
-        self.down_blocks = nn.ModuleList(DownBlock(widths[max(i - 1, 0)], w, n_res_blocks, i < last) for i, w in enumerate(widths))
-        self.mid_block = MidBlock(widths[-1], attention=attention)
+        self.down_blocks = nn.ModuleList(DownBlock(widths[max(i - 1, 0)], w, n_res_blocks, i < last, zero_init) for i, w in enumerate(widths))
+        self.mid_block = MidBlock(widths[-1], partial(ResBlock, zero_init=zero_init), attention)
+        if zero_init:
+            for p in (p for a in self.mid_block.attentions for p in a.to_out[0].parameters()): nn.init.zeros_(p)
         self.conv_norm_out = GroupNormSiLU(widths[-1])
         self.conv_out = nn.Conv2d(widths[-1], 2 * z_channels, 3, padding=1)
 
@@ -76,6 +81,9 @@ class KLVAEConfig:
     decoder: str = "gn" # "gn", "smc" or "mixed"
     decoder_channels: int|None = None # base width of the decoder; None: as the encoder
     decoder_mult: tuple|None = None # its multipliers, as many as `block_out_channels`; None: the encoder's proportions
+    decoder_final_norm: bool = True # GroupNorm before the decoder's last convolution
+    output: str = "image" # of the decoder, or "wavelet": predict level-1 bands, then inverse Haar
+    zero_init: bool = False # residual branches start at zero
     folded: bool = False # SMC layers stored as plain convolutions
     sample_size: int|tuple = 256 # pixels the model was trained at; for pipelines
     force_upcast: bool = True # float16 overflows in it; for pipelines
@@ -86,7 +94,7 @@ class KLVAEConfig:
 
     def __post_init__(self):
         check_config(self, ("in_channels", "z_channels", "n_res_blocks"), ("block_out_channels",))
-        check_choice(self, decoder=("gn", "smc", "mixed"))
+        check_choice(self, decoder=("gn", "smc", "mixed"), output=("image", "wavelet"))
         check_stats(self)
         self.decoder_widths                                      # raises if it can't be built
         for w in (*self.block_out_channels, *self.decoder_widths):
@@ -129,8 +137,9 @@ class KLVAE(Autoencoder):
         super().__init__(config)
         c, z = config, config.z_channels
         base = gcd(*c.decoder_widths)
-        self.encoder = KLEncoder(c.in_channels, z, c.block_out_channels, c.n_res_blocks, c.attention)
-        self.decoder = Decoder(z, c.in_channels, base, tuple(w // base for w in c.decoder_widths), c.n_res_blocks, kind=c.decoder, attention=c.attention)
+        self.encoder = KLEncoder(c.in_channels, z, c.block_out_channels, c.n_res_blocks, c.attention, c.zero_init)
+        self.decoder = Decoder(z, c.in_channels, base, tuple(w // base for w in c.decoder_widths), c.n_res_blocks, kind=c.decoder, attention=c.attention,
+                               final_norm=c.decoder_final_norm, output=c.output, zero_init=c.zero_init)
         if c.norm_num_groups: set_groups(self, c.norm_num_groups)
         if c.quant_conv: self.quant_conv = nn.Conv2d(2 * z, 2 * z, 1)
         if c.post_quant_conv: self.post_quant_conv = nn.Conv2d(z, z, 1)

@@ -16,7 +16,7 @@ from ..core import check_positive, read_config, seed_everything
 from ..data import Batch, Crops, Source, batches, hold_out
 from .klvae import KLVAE, KLVAEConfig
 from .losses import LossWeights, draw_warp, loss_terms, warp, weighted_sum
-from .model import LiteVAE, LiteVAEConfig, compute_latent_stats
+from .model import Autoencoder, LiteVAE, LiteVAEConfig, compute_latent_stats
 from ..train import Task, TrainConfig, Trainer
 from ..viz import image_grid
 
@@ -32,14 +32,14 @@ def orthogonal_centre(conv:nn.Conv2d, # changed in place
 
 # %% ../../nbs/18_litevae.train.ipynb #2407c16d
 @torch.no_grad()
-def linear_start(model:LiteVAE, # with `zero_init`; changed in place
+def linear_start(model:Autoencoder, # LiteVAE or KLVAE with `zero_init`; changed in place
                  logvar:float=-6., # log-variance of the posterior at the start
-                )->LiteVAE: # the same model
+                )->Autoencoder: # the same model
     "Orthogonal convolutions outside the residual branches, so that a zero-initialised model starts as a well-scaled linear map."
     if not model.config.zero_init: raise ValueError("linear_start: needs a model with zero_init=True, this one has residual branches that are not zero")
     for name,conv in model.named_modules():
         if isinstance(conv, nn.Conv2d) and name.rpartition(".")[2] not in ("conv1", "conv2"): orthogonal_centre(conv)
-    head, z = model.quant_conv or model.encoder.aggregator.conv_out, model.config.z_channels
+    head, z = model.quant_conv or getattr(model.encoder, "aggregator", model.encoder).conv_out, model.config.z_channels
     head.weight[z:] = 0; head.bias[z:] = logvar
     return model
 
