@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['Imbalance', 'imbalance', 'decoder_imbalance', 'evaluate_sizes', 'mmd_to_normal', 'latent_mmd', 'first_channels',
-           'WaveletCode', 'code_channels', 'WaveletVAEConfig', 'WaveletVAE', 'receptive_field', 'level_table']
+           'latent_spectrum', 'WaveletCode', 'code_channels', 'WaveletVAEConfig', 'WaveletVAE', 'receptive_field',
+           'level_table']
 
 # %% ../../nbs/1B_litevae.analysis.ipynb #6872b5d7
 import copy
@@ -93,6 +94,16 @@ def first_channels(z:Tensor, # (B, C, h, w) latents, C at least 3
     if z.shape[1] < 3: raise ValueError(f"z: at least 3 channels expected, got {z.shape[1]}")
     v = z[:, :3].float()
     return 0.4*(v - v.mean((0, 2, 3), keepdim=True))/v.std((0, 2, 3), keepdim=True).clamp_min(1e-12)
+
+# %% ../../nbs/1B_litevae.analysis.ipynb #5a76790d
+def latent_spectrum(z:Tensor, # (B, C, h, w) latents
+                    n:int=4, # rings of equal width, up to half a cycle a cell; the corners beyond belong to the last
+                   )->list: # n numbers, from coarse to fine: mean power of the frequencies of a ring over mean power of all; 1 for white noise
+    "Power spectrum of latents, each map without its mean and weighed by its own power."
+    power = torch.fft.fft2(z.double()).abs().square().mean((0, 1)).flatten()
+    f = torch.hypot(*torch.meshgrid(torch.fft.fftfreq(z.shape[-2]), torch.fft.fftfreq(z.shape[-1]), indexing="ij")).flatten().to(z.device)
+    ring = (2*n*f).long().clamp(max=n - 1)
+    return [(power[(ring == i) & (f > 0)].mean()/power[f > 0].mean()).item() for i in range(n)]
 
 # %% ../../nbs/1B_litevae.analysis.ipynb #75a4c1ad
 class WaveletCode(nn.Module):

@@ -6,11 +6,11 @@
 __all__ = ['classes', 'small_weights', 'small_train', 'paper_weights', 'paper_train', 'paper_adversary', 'pictures', 'tiny',
            'bare', 'linear', 'quarter', 'full', 'small_disc', 'published', 'how', 'scratch', 'further', 'experiments',
            'pairs', 'same_as', 'new_model', 'open_pictures', 'trained', 'shipped_model', 'start_model',
-           'held_out_crops', 'reconstruct', 'compare', 'log_curve', 'run_row', 'run_cost', 'run_mmd', 'toy', 'rows_of',
-           'small', 'paper', 'lite', 'against_vae', 't1_rows', 't2_rows', 't2a_rows', 't2b_rows', 't3_rows', 't6_rows',
-           'baseline_rows', 't4_rows', 'schedule_rows', 't5_rows', 't22_rows', 'change_rows', 't17_rows', 't19_rows',
-           't21_rows', 'appb_rows', 'loss_row', 'gan_rows', 't8_rows', 't16_rows', 't9_rows', 't10_rows', 'printed',
-           'verdict', 'compare_rows']
+           'held_out_crops', 'reconstruct', 'compare', 'whole_pictures', 'latent_symmetry', 'log_curve', 'run_row',
+           'run_cost', 'run_mmd', 'toy', 'rows_of', 'small', 'paper', 'lite', 'against_vae', 't1_rows', 't2_rows',
+           't2a_rows', 't2b_rows', 't3_rows', 't6_rows', 'baseline_rows', 't4_rows', 'schedule_rows', 't5_rows',
+           't22_rows', 'change_rows', 't17_rows', 't19_rows', 't21_rows', 'appb_rows', 'loss_row', 'gan_rows',
+           't8_rows', 'equivariance_rows', 't16_rows', 't9_rows', 't10_rows', 'printed', 'verdict', 'compare_rows']
 
 # %% ../../nbs/1C_litevae.experiments.ipynb #4f1f8db0
 import json
@@ -21,16 +21,16 @@ import torch
 from torch import Tensor
 from ..bench import build_encoder, in_fresh_process, in_turns
 from ..core import asset, default_device, in_test, n_macs, n_params, seed_everything
-from ..data import Crops, open_source
+from ..data import Crops, open_source, to_tensor
 from ..experiment import Experiment, Row, row_key
 from .adversarial import AdversarialConfig, train_adversarial
-from .analysis import WaveletVAE, decoder_imbalance, evaluate_sizes, latent_mmd
+from .analysis import WaveletVAE, decoder_imbalance, evaluate_sizes, latent_mmd, latent_spectrum
 from .discriminator import DiscriminatorConfig
 from .klvae import KLVAE
-from .losses import LossWeights
+from .losses import LossWeights, warp
 from .model import Autoencoder, LiteVAE
 from .train import linear_start, train_litevae, train_schedule
-from ..metrics import alexnet_fd, lpips, psnr, rfid, ssim
+from ..metrics import alexnet_fd, evaluate_reconstruction, lpips, psnr, rfid, ssim
 from ..train import TrainConfig, read_log
 
 # %% ../../nbs/1C_litevae.experiments.ipynb #48044fc6
@@ -60,7 +60,7 @@ def trained(config:dict, # of a row
         disc = DiscriminatorConfig(**config["discriminator"]) if "discriminator" in config else None
         train = partial(train_adversarial, adversarial=AdversarialConfig(**config["adversarial"]), discriminator=disc)
     return train_schedule(model, config["phases"], data if isinstance(data, str) else open_pictures(data), folder, TrainConfig().with_changes(**config["train"], seed=seed),
-                          LossWeights(**config["weights"]), config["scale"], train, freeze_encoder=isinstance(model, WaveletVAE), progress=False, stats_images=16 if in_test() else 512)
+                          LossWeights(**config["weights"]), config["scale"], train, freeze_encoder=isinstance(model, WaveletVAE), equivariance=config.get("equivariance", 0.), progress=False, stats_images=16 if in_test() else 512)
 
 # %% ../../nbs/1C_litevae.experiments.ipynb #e4efefae
 def shipped_model(config:dict, # of a row
@@ -100,6 +100,28 @@ def compare(x:Tensor, y:Tensor, # (N, C, H, W) in [-1, 1]: crops, reconstruction
     out = dict(psnr=mean(psnr), ssim=mean(ssim), lpips=mean(partial(lpips, min_size=64)), fd=alexnet_fd(x, y, size=fd_size).value)
     return {**out, "rfid": rfid(x, y, device=default_device()).value} if use_rfid else out
 
+# %% ../../nbs/1C_litevae.experiments.ipynb #80849252
+def whole_pictures(model:Autoencoder, # in eval mode
+                   source, # see `open_source`
+                   n:int=100, # at most so many
+                  )->dict: # psnr@whole, ssim@whole, lpips@whole, and the same @bicubic8
+    "Whole held-out pictures, as `litevae-diffae demo` measures them, beside shrinking eight times and enlarging."
+    images = [to_tensor(source.load(i)[0]) for i in range(min(n, len(source)))]
+    found = evaluate_reconstruction(lambda x: model(x.to(model.device)).sample.float().cpu(), images)
+    return {f"{k}@{name}": r[k] for name,r in (("whole", found), ("bicubic8", found["baselines"]["bicubic8"])) for k in ("psnr", "ssim", "lpips")}
+
+@torch.no_grad()
+def latent_symmetry(model:Autoencoder, # in eval mode
+                    source, # see `open_source`
+                    size:int=256, # middle squares, pixels
+                   )->dict: # spectrum@i: ring i of `latent_spectrum`; psnr@scaled, psnr@turned
+    "What EQ-VAE is about: how rough the latents are, and whether latents of half the size, or turned once, decode to the smaller or turned picture."
+    crops, out = Crops(source, size, train=False), []
+    x = torch.stack([crops.get(i) for i in range(len(crops))]).to(model.device)
+    z, half = model.encode(x).latent_dist.mean, size//model.config.spatial_compression_ratio//2
+    gap = lambda z, y: psnr(y, model.decode(z).sample.float().clamp(-1, 1)).mean().item()
+    return {**{f"spectrum@{i}": v for i,v in enumerate(latent_spectrum(z))}, "psnr@scaled": gap(warp(z, (half, half)), warp(x, (size//2, size//2))), "psnr@turned": gap(warp(z, z.shape[-2:], 1), warp(x, x.shape[-2:], 1))}
+
 # %% ../../nbs/1C_litevae.experiments.ipynb #29188e9f
 def log_curve(log:list, # of `read_log`
               keys:tuple=("l1", "lpips", "g_loss", "d_loss", "logits_real", "logits_fake"),
@@ -120,7 +142,10 @@ def run_row(config:dict, seed:int, folder)->dict: # metrics
     logs = [read_log(Path(folder)/f"phase_{i}") for i in range(len(config["phases"]))]
     out = compare(x, reconstruct(model, x), m.get("fd_size", 128), m.get("rfid", False))
     out.update(train_seconds=sum(log[-1]["seconds"] for log in logs), images=sum(log[-1]["images"] for log in logs), encoder_parameters=n_params(model.encoder))
-    if "sizes" in m: out.update({f"{k}@{r['size']}": r[k] for r in evaluate_sizes(model, open_pictures(m.get("data", config["data"]), "test"), tuple(m["sizes"])) for k in ("psnr", "ssim", "lpips")})
+    test = lambda: open_pictures(m.get("data", config["data"]), "test")
+    if "sizes" in m: out.update({f"{k}@{r['size']}": r[k] for r in evaluate_sizes(model, test(), tuple(m["sizes"])) for k in ("psnr", "ssim", "lpips")})
+    if m.get("whole"): out.update(whole_pictures(model, test(), m["whole"]))
+    if m.get("symmetry"): out.update(latent_symmetry(model, test(), m["symmetry"]))
     if m.get("imbalance"):
         last = list(decoder_imbalance(model, x[:16]).values())[-1]
         out.update(imbalance_channels=last.channels, imbalance_places=last.places)
@@ -156,7 +181,7 @@ def toy(value): # part of a configuration
     value = {k: toy(v) for k,v in value.items()}
     if "phases" in value: value["phases"] = [{**{k: v for k,v in p.items() if k != "minutes"}, "steps": 4 if "adversarial" in value else 2} for p in value["phases"]]
     if "adversarial" in value: value["adversarial"] = dict(value["adversarial"], start=0., warmup=.25, ramp=0.)
-    less = dict(batch_size=2, n=5, fd_size=32, log_every=1, rounds=1, batch=1, sizes=[32], **({"size": 32} if "encoder" in value else {}))
+    less = dict(batch_size=2, n=5, fd_size=32, log_every=1, rounds=1, batch=1, whole=1, symmetry=64, sizes=[32], **({"size": 32} if "encoder" in value else {}))
     return {k: less.get(k, v) for k,v in value.items()}
 
 def rows_of(run, table:dict)->list: # run: (config, seed, folder) -> metrics; table: name -> configuration
@@ -231,7 +256,7 @@ def baseline_rows(scale:str)->list:
     "LiteVAE-S and the VAE with equal decoders and equal minutes."
     train = dict(size=64, minutes=30) if scale == "small" else dict(size=256, minutes=24*60)
     model = lambda n: dict(full[n], z_channels=12, **(linear if scale == "small" else {}))
-    make = (lambda n: small(model(n), lr=1e-3, phases=[train])) if scale == "small" else lambda n: paper(model(n), size=256, phases=[train])
+    make = (lambda n: small(model(n), lr=1e-3, phases=[train], whole=100)) if scale == "small" else lambda n: paper(model(n), size=256, phases=[train])
     return rows_of(run_row, {n: make(n) for n in ("VAE", "LiteVAE-S")})
 
 # %% ../../nbs/1C_litevae.experiments.ipynb #3cc81134
@@ -294,6 +319,10 @@ def loss_row(scale:str, weights:dict=dict(), adversary:dict|None=dict(), disc:di
 
 def gan_rows(scale:str)->list: return rows_of(run_row, {"with adversary": loss_row(scale), "no adversary": loss_row(scale, adversary=None)})
 def t8_rows(scale:str)->list: return rows_of(run_row, {"constant weight": loss_row(scale), "adaptive weight": loss_row(scale, adversary=dict(adaptive=True, weight=.5))})
+def equivariance_rows(scale:str)->list:
+    "EQ-VAE's regulariser, in no table of the paper: without an adversary, so that one thing changes."
+    row = lambda **more: {**(base := loss_row(scale, adversary=None)), **more, "measure": dict(base["measure"], symmetry=256)}
+    return rows_of(run_row, {"plain": row(), "equivariance": row(equivariance=.5)})
 def t16_rows(scale:str)->list: return rows_of(run_row, {"hinge": loss_row(scale), "logistic": loss_row(scale, adversary=dict(loss="logistic"))})
 
 def t9_rows(scale:str)->list:
@@ -354,8 +383,9 @@ experiments = {name: Experiment(question, protocol, rows, published.get(name, {}
     ("t21", "Are all wavelet levels needed?", scratch, t21_rows),
     ("t22", "Does training at half resolution first work for the VAE too?", scratch + " All measured at full resolution: 128 px.", t22_rows),
     ("appb", "Does an encoder have to learn anything?", scratch, appb_rows),
+    ("equivariance", "Do latents turn and scale with the picture if they are asked to, and what does it cost?", further + " spectrum@i: mean power of latents at frequencies i/8 to (i+1)/8 cycles a cell, 1 for white noise, mean of each map removed; psnr@scaled, psnr@turned: decoded from latents of half the size, or turned a quarter, against the picture so changed; middle squares of the held-out pictures, 256 px.", equivariance_rows),
     ("gan", "Does an adversary disturb a good model, and does it recover?", further, gan_rows),
-    ("baseline", "LiteVAE-S or the VAE, if decoder and minutes are equal?", scratch, baseline_rows))}
+    ("baseline", "LiteVAE-S or the VAE, if decoder and minutes are equal?", scratch + " k@whole: whole held-out pictures, as `litevae-diffae demo` measures; k@bicubic8: the same pictures shrunk eight times and enlarged.", baseline_rows))}
 
 # %% ../../nbs/1C_litevae.experiments.ipynb #3a13f3a4
 pairs = { # row, what it is held against
@@ -366,7 +396,7 @@ pairs = { # row, what it is held against
     "t8": [("constant weight", "adaptive weight")], "t9": [("+ Gaussian", "baseline"), ("+ Gaussian + wavelet", "+ Gaussian")], "t10": [("StyleGAN", "U-Net"), ("PatchGAN", "U-Net"), ("U-Net", "no adversary")],
     "t16": [("logistic", "hinge")], "t17": [("with 1x1 convolutions", "without 1x1 convolutions")], "t19": [("one shared extractor", "separate extractors")], "t21": [("last two levels", "all wavelet levels")],
     "t22": [("half only", "full"), ("half, then full", "full")], "appb": [("photos: DWT, z 12", "photos: learned, z 4"), ("photos: DWT-2, z 48", "photos: learned, z 4"), ("avatars: DWT, z 12", "avatars: learned, z 4")],
-    "gan": [("with adversary", "no adversary")], "baseline": [("LiteVAE-S", "VAE")]}
+    "equivariance": [("equivariance", "plain")], "gan": [("with adversary", "no adversary")], "baseline": [("LiteVAE-S", "VAE")]}
 same_as = {"fd": "rfid"} # our metric -> the paper's
 
 def verdict(a:dict, b:dict, # mean and spread of two rows, see `spread_of`
