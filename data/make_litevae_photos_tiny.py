@@ -1,7 +1,7 @@
 #!/usr/bin/env python
-"""Make litevae_diffae/assets/litevae-photos from a finished demo: the averaged weights in float16, and how they were made.
+"""Make litevae_diffae/assets/litevae-photos-tiny from a finished demo: the averaged weights in float16, and how they were made.
 
-    litevae-diffae demo --out demo && python data/make_litevae_photos.py demo
+    litevae-diffae demo --out demo && python data/make_litevae_photos_tiny.py demo
 """
 import json
 import sys
@@ -11,7 +11,7 @@ import torch
 
 from litevae_diffae import LiteVAE
 
-OUT = Path(__file__).resolve().parents[1] / "litevae_diffae" / "assets" / "litevae-photos"
+OUT = Path(__file__).resolve().parents[1] / "litevae_diffae" / "assets" / "litevae-photos-tiny"
 
 
 def main(demo):
