@@ -8,9 +8,10 @@ __all__ = ['classes', 'small_weights', 'small_train', 'paper_weights', 'paper_tr
            'pairs', 'same_as', 'new_model', 'open_pictures', 'trained', 'shipped_model', 'start_model',
            'held_out_crops', 'reconstruct', 'compare', 'whole_pictures', 'latent_symmetry', 'log_curve', 'run_row',
            'run_cost', 'run_mmd', 'toy', 'rows_of', 'small', 'paper', 'lite', 'against_vae', 't1_rows', 't2_rows',
-           't2a_rows', 't2b_rows', 't3_rows', 't6_rows', 'baseline_rows', 't4_rows', 'schedule_rows', 't5_rows',
-           't22_rows', 'change_rows', 't17_rows', 't19_rows', 't21_rows', 'appb_rows', 'loss_row', 'gan_rows',
-           't8_rows', 'equivariance_rows', 't16_rows', 't9_rows', 't10_rows', 'printed', 'verdict', 'compare_rows']
+           't2a_rows', 't2b_rows', 't3_rows', 't6_rows', 'baseline_rows', 'photos_rows', 't4_rows', 'schedule_rows',
+           't5_rows', 't22_rows', 'change_rows', 't17_rows', 't19_rows', 't21_rows', 'appb_rows', 'loss_row',
+           'gan_rows', 't8_rows', 'equivariance_rows', 't16_rows', 't9_rows', 't10_rows', 'printed', 'verdict',
+           'compare_rows']
 
 # %% ../../nbs/1C_litevae.experiments.ipynb #4f1f8db0
 import json
@@ -259,6 +260,13 @@ def baseline_rows(scale:str)->list:
     make = (lambda n: small(model(n), lr=1e-3, phases=[train], whole=100)) if scale == "small" else lambda n: paper(model(n), size=256, phases=[train])
     return rows_of(run_row, {n: make(n) for n in ("VAE", "LiteVAE-S")})
 
+# %% ../../nbs/1C_litevae.experiments.ipynb #aeada74e
+def photos_rows(scale:str)->list:
+    "The shipped model: LiteVAE-S of `baseline`, continued at a higher resolution."
+    start = next(r.config for r in baseline_rows("small") if r.name == "LiteVAE-S")
+    config = dict(small({}, phases=[dict(size=192, minutes=20)]), start=start, measure=dict(size=192, n=200, whole=100), scale=[.4, .8], train=dict(small_train, batch_size=2, lr=5e-4))
+    return rows_of(run_row, {"LiteVAE-S, 192 px": {k: v for k,v in config.items() if k != "model"}})
+
 # %% ../../nbs/1C_litevae.experiments.ipynb #3cc81134
 def t4_rows(scale:str)->list:
     "Table 4: group norm, SMC, and both in the decoder; with a row that predicts wavelet bands (Appendix G)."
@@ -311,7 +319,7 @@ def loss_row(scale:str, weights:dict=dict(), adversary:dict|None=dict(), disc:di
     "A row about losses."
     if scale == "paper":
         config = paper(lite("b", z_channels=12), weights=dict(paper_weights, **weights), adversarial=dict(paper_adversary, **(adversary or {})), discriminator=dict(dict(kind="unet", mult=[1, 2, 4, 8, 16]), **disc))
-    else: config = dict(small({}, steps=500), start=next(r.config for r in baseline_rows(scale) if r.name == "LiteVAE-S"), train=dict(small_train, lr=5e-4, betas=[.5, .9]), weights=dict(small_weights, **weights),
+    else: config = dict(small({}, steps=500), start=photos_rows(scale)[0].config, train=dict(small_train, lr=5e-4, betas=[.5, .9]), weights=dict(small_weights, **weights),
                         adversarial=dict(dict(weight=.1, start=0., warmup=.1, ramp=.1), **(adversary or {})), discriminator=dict(small_disc, **disc))
     if scale == "small": del config["model"]
     if adversary is None: del config["adversarial"], config["discriminator"]
@@ -363,7 +371,7 @@ published = {
 how = ("1,000 fixed random crops of the held-out pictures of the package, reconstructed by the mode of the posterior, clamped; psnr in dB, ssim with zero padding, "
        "lpips of AlexNet, fd = AlexNet-FD at 128 pixels between crops and reconstructions; equal steps a row unless its name says otherwise; train_seconds: of training alone, one thread. "
        "Scale paper: 5,000 crops, rFID of Inception beside it. ")
-scratch, further = how + "Trained from scratch without an adversary at small scale.", how + "All rows continue LiteVAE-S of `baseline` (seed 0) for 500 steps at small scale; key@i: mean over the i-th twentieth of the run."
+scratch, further = how + "Trained from scratch without an adversary at small scale.", how + "All rows continue the model of `photos` (seed 0) for 500 steps at small scale; key@i: mean over the i-th twentieth of the run."
 
 experiments = {name: Experiment(question, protocol, rows, published.get(name, {})) for name,question,protocol,rows in (
     ("t1", "Is a wavelet encoder of a fifth of the parameters as good as the VAE's?", scratch, t1_rows),
@@ -384,6 +392,7 @@ experiments = {name: Experiment(question, protocol, rows, published.get(name, {}
     ("t22", "Does training at half resolution first work for the VAE too?", scratch + " All measured at full resolution: 128 px.", t22_rows),
     ("appb", "Does an encoder have to learn anything?", scratch, appb_rows),
     ("equivariance", "Do latents turn and scale with the picture if they are asked to, and what does it cost?", further + " spectrum@i: mean power of latents at frequencies i/8 to (i+1)/8 cycles a cell, 1 for white noise, mean of each map removed; psnr@scaled, psnr@turned: decoded from latents of half the size, or turned a quarter, against the picture so changed; middle squares of the held-out pictures, 256 px.", equivariance_rows),
+    ("photos", "What does the model of the package gain from a second phase at 192 pixels?", how + "Continues LiteVAE-S of `baseline` (seed 0); crops differ from there, 200 of 192 pixels, so only k@whole can be compared.", photos_rows),
     ("gan", "Does an adversary disturb a good model, and does it recover?", further, gan_rows),
     ("baseline", "LiteVAE-S or the VAE, if decoder and minutes are equal?", scratch + " k@whole: whole held-out pictures, as `litevae-diffae demo` measures; k@bicubic8: the same pictures shrunk eight times and enlarged.", baseline_rows))}
 
