@@ -7,11 +7,11 @@ __all__ = ['classes', 'small_weights', 'small_train', 'paper_weights', 'paper_tr
            'bare', 'linear', 'quarter', 'full', 'small_disc', 'published', 'how', 'scratch', 'further', 'experiments',
            'pairs', 'same_as', 'new_model', 'open_pictures', 'trained', 'shipped_model', 'start_model',
            'held_out_crops', 'reconstruct', 'compare', 'whole_pictures', 'latent_symmetry', 'log_curve', 'run_row',
-           'run_cost', 'run_mmd', 'toy', 'rows_of', 'small', 'paper', 'lite', 'against_vae', 't1_rows', 't2_rows',
-           't2a_rows', 't2b_rows', 't3_rows', 't6_rows', 'baseline_rows', 'photos_rows', 't4_rows', 'schedule_rows',
-           't5_rows', 't22_rows', 'change_rows', 't17_rows', 't19_rows', 't21_rows', 'appb_rows', 'loss_row',
-           'gan_rows', 't8_rows', 'equivariance_rows', 't16_rows', 't9_rows', 't10_rows', 'printed', 'verdict',
-           'compare_rows']
+           'run_cost', 'run_mmd', 'run_distill', 'toy', 'rows_of', 'small', 'paper', 'lite', 'against_vae', 't1_rows',
+           't2_rows', 't2a_rows', 't2b_rows', 't3_rows', 't6_rows', 'baseline_rows', 'photos_rows', 't4_rows',
+           'schedule_rows', 't5_rows', 't22_rows', 'change_rows', 't17_rows', 't19_rows', 't21_rows', 'appb_rows',
+           'loss_row', 'gan_rows', 't8_rows', 'distill_rows', 'equivariance_rows', 't16_rows', 't9_rows', 't10_rows',
+           'printed', 'verdict', 'compare_rows']
 
 # %% ../../nbs/1C_litevae.experiments.ipynb #4f1f8db0
 import json
@@ -26,6 +26,7 @@ from ..data import Crops, open_source, to_tensor
 from ..experiment import Experiment, Row, row_key
 from .adversarial import AdversarialConfig, train_adversarial
 from .analysis import WaveletVAE, decoder_imbalance, evaluate_sizes, latent_mmd, latent_spectrum
+from .distill import distill_decoder
 from .discriminator import DiscriminatorConfig
 from .klvae import KLVAE
 from .losses import LossWeights, warp
@@ -175,6 +176,19 @@ def run_mmd(config:dict, seed:int, folder)->dict: # metrics
     scaled = (z - model.config.shift_factor)*model.config.scaling_factor
     return {f"{name}@{s}": v for name,t in (("mmd", scaled), ("mmd_raw", z)) for s,v in latent_mmd(t).items()}
 
+# %% ../../nbs/1C_litevae.experiments.ipynb #8ba6c1e7
+def run_distill(config:dict, seed:int, folder)->dict: # metrics
+    "Distil a decoder; quality, size and speed beside the teacher's."
+    teacher, m = start_model(config["start"], Path(folder).parent).to(default_device()).eval(), config["measure"]
+    student = distill_decoder(teacher, data=config["data"], out=folder, config=TrainConfig().with_changes(**config["train"], seed=seed), weights=LossWeights(**config["weights"]),
+                              scale=config["scale"], **config["distill"], progress=False).eval()
+    x, pair, log = held_out_crops(config["data"], m["n"], m["size"], config["scale"]), {"student": student, "teacher": teacher}, read_log(folder)
+    out = {k: compare(x, reconstruct(model, x), m.get("fd_size", 128)) for k,model in pair.items()}
+    z = torch.randn(4, teacher.config.z_channels, 32, 32, device=teacher.device)
+    with torch.inference_mode(): times = in_turns({k: lambda model=model: model.decode(z).sample.cpu() for k,model in pair.items()}, 5)
+    return {**out["student"], **{f"teacher_{k}": v for k,v in out["teacher"].items()}, "decoder_parameters": n_params(student.decoder), "teacher_decoder_parameters": n_params(teacher.decoder),
+            "times_as_fast": sum(times["teacher"])/sum(times["student"]), "train_seconds": log[-1]["seconds"]}
+
 # %% ../../nbs/1C_litevae.experiments.ipynb #dd7b87f8
 def toy(value): # part of a configuration
     "The same with sizes for a test: two steps (four with an adversary), five crops."
@@ -182,7 +196,7 @@ def toy(value): # part of a configuration
     value = {k: toy(v) for k,v in value.items()}
     if "phases" in value: value["phases"] = [{**{k: v for k,v in p.items() if k != "minutes"}, "steps": 4 if "adversarial" in value else 2} for p in value["phases"]]
     if "adversarial" in value: value["adversarial"] = dict(value["adversarial"], start=0., warmup=.25, ramp=0.)
-    less = dict(batch_size=2, n=5, fd_size=32, log_every=1, rounds=1, batch=1, whole=1, symmetry=64, sizes=[32], **({"size": 32} if "encoder" in value else {}))
+    less = dict(batch_size=2, n=5, fd_size=32, log_every=1, rounds=1, batch=1, whole=1, symmetry=64, steps=2, sizes=[32], **({"size": 32} if "encoder" in value else {}))
     return {k: less.get(k, v) for k,v in value.items()}
 
 def rows_of(run, table:dict)->list: # run: (config, seed, folder) -> metrics; table: name -> configuration
@@ -327,6 +341,12 @@ def loss_row(scale:str, weights:dict=dict(), adversary:dict|None=dict(), disc:di
 
 def gan_rows(scale:str)->list: return rows_of(run_row, {"with adversary": loss_row(scale), "no adversary": loss_row(scale, adversary=None)})
 def t8_rows(scale:str)->list: return rows_of(run_row, {"constant weight": loss_row(scale), "adaptive weight": loss_row(scale, adversary=dict(adaptive=True, weight=.5))})
+def distill_rows(scale:str)->list:
+    "Half the width of the shipped decoder, learned from the teacher and the photographs, or from the photographs alone."
+    row = lambda share: dict(start=photos_rows(scale)[0].config, data="photos", scale=[.08, .5], train=dict(small_train, steps=600), weights=dict(small_weights, kl=0.), measure=dict(size=64, n=1000),
+                             distill=dict(decoder_channels=16, share=share, size=64))
+    return rows_of(run_distill, {"photographs alone": row(0.), "teacher and photographs": row(.5)})
+
 def equivariance_rows(scale:str)->list:
     "EQ-VAE's regulariser, in no table of the paper: without an adversary, so that one thing changes."
     row = lambda **more: {**(base := loss_row(scale, adversary=None)), **more, "measure": dict(base["measure"], symmetry=256)}
@@ -391,6 +411,7 @@ experiments = {name: Experiment(question, protocol, rows, published.get(name, {}
     ("t21", "Are all wavelet levels needed?", scratch, t21_rows),
     ("t22", "Does training at half resolution first work for the VAE too?", scratch + " All measured at full resolution: 128 px.", t22_rows),
     ("appb", "Does an encoder have to learn anything?", scratch, appb_rows),
+    ("distill", "How good is a decoder of a quarter of the parameters on the same latents?", how + "Teacher: the model of `photos` (seed 0); 600 steps at 64 pixels; times_as_fast: decoding time of the teacher over the student's, 4 x 32 x 32 latents, in turns.", distill_rows),
     ("equivariance", "Do latents turn and scale with the picture if they are asked to, and what does it cost?", further + " spectrum@i: mean power of latents at frequencies i/8 to (i+1)/8 cycles a cell, 1 for white noise, mean of each map removed; psnr@scaled, psnr@turned: decoded from latents of half the size, or turned a quarter, against the picture so changed; middle squares of the held-out pictures, 256 px.", equivariance_rows),
     ("photos", "What does the model of the package gain from a second phase at 192 pixels?", how + "Continues LiteVAE-S of `baseline` (seed 0); crops differ from there, 200 of 192 pixels, so only k@whole can be compared.", photos_rows),
     ("gan", "Does an adversary disturb a good model, and does it recover?", further, gan_rows),
@@ -405,7 +426,7 @@ pairs = { # row, what it is held against
     "t8": [("constant weight", "adaptive weight")], "t9": [("+ Gaussian", "baseline"), ("+ Gaussian + wavelet", "+ Gaussian")], "t10": [("StyleGAN", "U-Net"), ("PatchGAN", "U-Net"), ("U-Net", "no adversary")],
     "t16": [("logistic", "hinge")], "t17": [("with 1x1 convolutions", "without 1x1 convolutions")], "t19": [("one shared extractor", "separate extractors")], "t21": [("last two levels", "all wavelet levels")],
     "t22": [("half only", "full"), ("half, then full", "full")], "appb": [("photos: DWT, z 12", "photos: learned, z 4"), ("photos: DWT-2, z 48", "photos: learned, z 4"), ("avatars: DWT, z 12", "avatars: learned, z 4")],
-    "equivariance": [("equivariance", "plain")], "gan": [("with adversary", "no adversary")], "baseline": [("LiteVAE-S", "VAE")]}
+    "distill": [("teacher and photographs", "photographs alone")], "equivariance": [("equivariance", "plain")], "gan": [("with adversary", "no adversary")], "baseline": [("LiteVAE-S", "VAE")]}
 same_as = {"fd": "rfid"} # our metric -> the paper's
 
 def verdict(a:dict, b:dict, # mean and spread of two rows, see `spread_of`
