@@ -100,6 +100,7 @@ def latent_spectrum(z:Tensor, # (B, C, h, w) latents
                     n:int=4, # rings of equal width, up to half a cycle a cell; the corners beyond belong to the last
                    )->list: # n numbers, from coarse to fine: mean power of the frequencies of a ring over mean power of all; 1 for white noise
     "Power spectrum of latents, each map without its mean and weighed by its own power."
+    if max(z.shape[-2:]) <= 2*n: raise ValueError(f"z: more than {2*n} cells on a side expected for {n} rings, got {tuple(z.shape[-2:])}")
     power = torch.fft.fft2(z.double()).abs().square().mean((0, 1)).flatten()
     f = torch.hypot(*torch.meshgrid(torch.fft.fftfreq(z.shape[-2]), torch.fft.fftfreq(z.shape[-1]), indexing="ij")).flatten().to(z.device)
     ring = (2*n*f).long().clamp(max=n - 1)

@@ -196,7 +196,7 @@ def toy(value): # part of a configuration
     value = {k: toy(v) for k,v in value.items()}
     if "phases" in value: value["phases"] = [{**{k: v for k,v in p.items() if k != "minutes"}, "steps": 4 if "adversarial" in value else 2} for p in value["phases"]]
     if "adversarial" in value: value["adversarial"] = dict(value["adversarial"], start=0., warmup=.25, ramp=0.)
-    less = dict(batch_size=2, n=5, fd_size=32, log_every=1, rounds=1, batch=1, whole=1, symmetry=64, steps=2, sizes=[32], **({"size": 32} if "encoder" in value else {}))
+    less = dict(batch_size=2, n=5, fd_size=32, log_every=1, rounds=1, batch=1, whole=1, symmetry=128, steps=2, sizes=[32], **({"size": 32} if "encoder" in value else {}))
     return {k: less.get(k, v) for k,v in value.items()}
 
 def rows_of(run, table:dict)->list: # run: (config, seed, folder) -> metrics; table: name -> configuration
