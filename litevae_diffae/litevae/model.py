@@ -449,7 +449,7 @@ def preset_table()->dict: # name -> LiteVAEConfig
 # %% ../../nbs/16_litevae.model.ipynb #587d12ee
 class LiteVAE(Autoencoder):
     "LiteVAE: wavelets, a small encoder, and Stable Diffusion's decoder or a lighter one."
-    config_class, presets, shipped = LiteVAEConfig, preset_table(), {"photos": "litevae-photos"}
+    config_class, presets, shipped = LiteVAEConfig, preset_table(), {"photos": "litevae-photos", "photos-tiny": "litevae-photos-tiny"}
 
     def __init__(self, config:LiteVAEConfig=LiteVAEConfig()): # see `from_preset`
         super().__init__(config)
