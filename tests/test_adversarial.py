@@ -63,6 +63,18 @@ def test_one_line_less_and_isolation_is_lost(old, new, says):
         with pytest.raises(RuntimeError, match=says): moved(broken)
 
 
+def test_every_term_with_a_weight_is_logged_with_its_gradient():
+    "The optional ones too, and no other."
+    seed_everything(0)
+    vae, disc = LiteVAE.from_preset("litevae-tiny", decoder_channels=8, aggregator_channels=8, zero_init=False), UNetDiscriminator(channels=4, mult=(1, 2), image_logit=True)
+    task = adversarial.AdversarialTask(vae, disc, adversarial.AdversarialConfig(**GAME), LossWeights(lpips=0., wavelet=0., gaussian=0., feature=.03, ldl=1.))
+    task.run = Recorder(task.nets)
+    log = task.train_step(Batch(torch.rand(2, 3, 32, 32)*2 - 1, None, torch.arange(2)), 3)
+    assert {"l1", "feature", "ldl", "kl", "g_loss"} < set(log)
+    assert {k for k in log if k.startswith("ratio_")} == {"ratio_l1", "ratio_feature", "ratio_ldl", "ratio_g_loss"}
+    assert all(0 < log[k] < 1e4 for k in ("ratio_l1", "ratio_feature", "ratio_ldl"))
+
+
 def test_without_detach_the_discriminator_would_move_the_model():
     "The same mutant, as a code would meet it that computes the reconstruction anew for the second step."
     seed_everything(0)
@@ -77,7 +89,7 @@ def test_without_detach_the_discriminator_would_move_the_model():
 
 TARGETS = [("l1_loss", "(x_rec.float() - x.detach().float()).abs()"), ("charbonnier_loss", "charbonnier(x_rec.float() - x.detach().float(), eps)"),
            ("wavelet_loss", "wavedec2(x_rec.float() - x.detach().float(), wavelet, levels)"), ("gaussian_loss", "high_pass(x_rec.float() - x.detach().float(), kernel_size, sigma)"),
-           ("lpips_loss", "lpips(x_rec, x.detach(), net, dtype=dtype)")]
+           ("lpips_loss", "lpips(x_rec, x.detach(), net, dtype=dtype)"), ("feature_loss", "before_relu(x.detach(), net)"), ("ldl_loss", "x.detach().float() - x_rec.float()")]
 
 
 @pytest.mark.parametrize("name, line", TARGETS, ids=[n for n,_ in TARGETS])

@@ -97,7 +97,8 @@ class LiteVAETask(Task):
     def describe(self)->dict: # of JSON values
         stats = ("latents_mean", "latents_std", "shift_factor", "scaling_factor")
         model = {k: v for k,v in asdict(self.nets["model"].vae.config).items() if k not in stats}
-        return dict(model=model, weights=asdict(self.weights), freeze_encoder=self.freeze_encoder, lpips_net=self.lpips_net,
+        weights = {k: v for k,v in asdict(self.weights).items() if v or k not in ("feature", "ldl")} # older runs don't know these two
+        return dict(model=model, weights=weights, freeze_encoder=self.freeze_encoder, lpips_net=self.lpips_net,
                     **({"equivariance": self.equivariance} if self.equivariance else {}), **self.notes)
 
     @torch.no_grad()
