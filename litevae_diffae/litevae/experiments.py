@@ -10,8 +10,8 @@ __all__ = ['classes', 'small_weights', 'small_train', 'paper_weights', 'paper_tr
            'run_cost', 'run_mmd', 'run_distill', 'toy', 'rows_of', 'small', 'paper', 'lite', 'against_vae', 't1_rows',
            't2_rows', 't2a_rows', 't2b_rows', 't3_rows', 't6_rows', 'baseline_rows', 'photos_rows', 't4_rows',
            'schedule_rows', 't5_rows', 't22_rows', 'change_rows', 't17_rows', 't19_rows', 't21_rows', 'appb_rows',
-           'loss_row', 'gan_rows', 't8_rows', 'distill_rows', 'equivariance_rows', 't16_rows', 't9_rows', 't10_rows',
-           'printed', 'verdict', 'compare_rows']
+           'loss_row', 'gan_rows', 't8_rows', 't14_rows', 't15_rows', 'distill_rows', 'equivariance_rows', 't16_rows',
+           't9_rows', 't10_rows', 'printed', 'verdict', 'compare_rows']
 
 # %% ../../nbs/1C_litevae.experiments.ipynb #4f1f8db0
 import json
@@ -118,7 +118,7 @@ def latent_symmetry(model:Autoencoder, # in eval mode
                     size:int=256, # middle squares, pixels
                    )->dict: # spectrum@i: ring i of `latent_spectrum`; psnr@scaled, psnr@turned
     "What EQ-VAE is about: how rough the latents are, and whether latents of half the size, or turned once, decode to the smaller or turned picture."
-    crops, out = Crops(source, size, train=False), []
+    crops = Crops(source, size, train=False)
     x = torch.stack([crops.get(i) for i in range(len(crops))]).to(model.device)
     z, half = model.encode(x).latent_dist.mean, size//model.config.spatial_compression_ratio//2
     gap = lambda z, y: psnr(y, model.decode(z).sample.float().clamp(-1, 1)).mean().item()
@@ -341,6 +341,14 @@ def loss_row(scale:str, weights:dict=dict(), adversary:dict|None=dict(), disc:di
 
 def gan_rows(scale:str)->list: return rows_of(run_row, {"with adversary": loss_row(scale), "no adversary": loss_row(scale, adversary=None)})
 def t8_rows(scale:str)->list: return rows_of(run_row, {"constant weight": loss_row(scale), "adaptive weight": loss_row(scale, adversary=dict(adaptive=True, weight=.5))})
+def t14_rows(scale:str)->list:
+    "Table 14: features before their ReLU instead of LPIPS, with as strong a pull; AlexNet's, where the paper has VGG's."
+    return rows_of(run_row, {"LPIPS": loss_row(scale), "features": loss_row(scale, dict(lpips=0., feature=.005 if scale == "small" else .05))})
+
+def t15_rows(scale:str)->list:
+    "Table 15: LDL, beside L1 as in its authors' settings."
+    return rows_of(run_row, {"without LDL": loss_row(scale), "with LDL": loss_row(scale, dict(ldl=265.))})
+
 def distill_rows(scale:str)->list:
     "Half the width of the shipped decoder, learned from the teacher and the photographs, or from the photographs alone."
     row = lambda share: dict(start=photos_rows(scale)[0].config, data="photos", scale=[.08, .5], train=dict(small_train, steps=600), weights=dict(small_weights, kl=0.), measure=dict(size=64, n=1000),
@@ -380,6 +388,8 @@ published = {
     "t8": printed(**{"adaptive weight": "1.01 .07 29.24 .86", "constant weight": "1.01 .07 29.33 .87"}),
     "t9": printed(**{"baseline": ".99 .070 29.33 .86", "+ Gaussian": ".99 .070 29.64 .87", "+ Gaussian + wavelet": ".96 .069 29.73 .88"}),
     "t10": printed(**{"U-Net": "1.01 .070 29.24 .86", "StyleGAN": "1.38 .065 29.51 .87", "PatchGAN": "1.61 .063 29.61 .87"}),
+    "t14": printed(**{"LPIPS": ".99 .071 29.33 .86", "features": ".78 .071 28.53 .84"}),
+    "t15": printed(**{"without LDL": ".99 .071 29.33 .86", "with LDL": ".98 .071 29.33 .87"}),
     "t16": printed(**{"hinge": ".99 .071 29.33 .86", "logistic": "1.00 .068 29.67 .88"}),
     "t17": printed(**{"with 1x1 convolutions": "2.04 .190 25.61 .72", "without 1x1 convolutions": ".87 .157 26.02 .74"}),
     "t19": printed(**{"separate extractors": ".75 .153 26.10 .73", "one shared extractor": ".78 .154 26.05 .73"}),
@@ -405,6 +415,8 @@ experiments = {name: Experiment(question, protocol, rows, published.get(name, {}
     ("t8", "Adaptive or constant adversarial weight?", further, t8_rows),
     ("t9", "Do the high-frequency losses help?", further, t9_rows),
     ("t10", "Which discriminator?", further, t10_rows),
+    ("t14", "Features before their ReLU instead of LPIPS?", further, t14_rows),
+    ("t15", "Does LDL help?", further, t15_rows),
     ("t16", "Hinge or logistic?", further, t16_rows),
     ("t17", "What do 1x1 convolutions around the latents cost?", scratch, t17_rows),
     ("t19", "One extractor for all levels?", scratch, t19_rows),
@@ -424,7 +436,7 @@ pairs = { # row, what it is held against
     "t3": [("LiteVAE-S", "VAE"), ("LiteVAE-B", "VAE"), ("LiteVAE-M", "VAE"), ("LiteVAE-L", "VAE")], "t4": [("SMC", "group norm"), ("mixed", "group norm")],
     "t5": [("half only", "full"), ("half, then full", "full"), ("quarter, then full", "full"), ("quarter, half, full", "full")], "t6": [("LiteVAE-B", "VAE")],
     "t8": [("constant weight", "adaptive weight")], "t9": [("+ Gaussian", "baseline"), ("+ Gaussian + wavelet", "+ Gaussian")], "t10": [("StyleGAN", "U-Net"), ("PatchGAN", "U-Net"), ("U-Net", "no adversary")],
-    "t16": [("logistic", "hinge")], "t17": [("with 1x1 convolutions", "without 1x1 convolutions")], "t19": [("one shared extractor", "separate extractors")], "t21": [("last two levels", "all wavelet levels")],
+    "t14": [("features", "LPIPS")], "t15": [("with LDL", "without LDL")], "t16": [("logistic", "hinge")], "t17": [("with 1x1 convolutions", "without 1x1 convolutions")], "t19": [("one shared extractor", "separate extractors")], "t21": [("last two levels", "all wavelet levels")],
     "t22": [("half only", "full"), ("half, then full", "full")], "appb": [("photos: DWT, z 12", "photos: learned, z 4"), ("photos: DWT-2, z 48", "photos: learned, z 4"), ("avatars: DWT, z 12", "avatars: learned, z 4")],
     "distill": [("teacher and photographs", "photographs alone")], "equivariance": [("equivariance", "plain")], "gan": [("with adversary", "no adversary")], "baseline": [("LiteVAE-S", "VAE")]}
 same_as = {"fd": "rfid"} # our metric -> the paper's
