@@ -16,7 +16,10 @@ from ..layers import ResBlock
 from .wavelets import dwt2
 
 # %% ../../nbs/11_litevae.encoder.ipynb #0ec6913c
-def check_widths(c_in:int, c_out:int, channels:int, mult:tuple, n_res_blocks:int)->None:
+def check_widths(c_in:int, c_out:int, # channels of input and output
+                 channels:int, mult:tuple, # width and its multipliers
+                 n_res_blocks:int, # per multiplier
+                )->None:
     "`ValueError` unless all are positive and there is a multiplier."
     check_positive(c_in=c_in, c_out=c_out, channels=channels, n_res_blocks=n_res_blocks)
     if not mult or min(mult) < 1: raise ValueError(f"mult: expected one positive integer per level, got {mult}")
