@@ -400,6 +400,8 @@ class LiteVAEConfig:
     band_levels: tuple = (1, 2, 3) # wavelet levels in use; Table 21 tries (2, 3)
     shared_extractor: bool = False # one network for all levels (Table 19)
     quant_conv: bool = False # 1x1 convolutions around the latents (Table 17)
+    extractor: str = "unet" # or "nafnet": the networks on the levels (Table 18)
+    aggregator: str = "unet" # or "vit": the network that joins them (Table 20); a transformer is best at the size of its training
     decoder: str = "gn" # "gn", "smc" or "mixed" (SMC at the two highest resolutions)
     decoder_channels: int = 128 # base width of the decoder
     decoder_mult: tuple = (1, 2, 4, 4) # its width multipliers, from the image to the latents
@@ -417,7 +419,8 @@ class LiteVAEConfig:
     def __post_init__(self):
         check_config(self, ("in_channels", "z_channels", "extractor_channels", "aggregator_channels", "n_res_blocks", "decoder_channels", "decoder_res_blocks"),
                      ("extractor_mult", "aggregator_mult", "band_levels", "decoder_mult"))
-        check_choice(self, decoder=("gn", "smc", "mixed"), output=("image", "wavelet"))
+        check_choice(self, extractor=("unet", "nafnet"), aggregator=("unet", "vit"), decoder=("gn", "smc", "mixed"), output=("image", "wavelet"))
+        if self.aggregator == "vit" and self.aggregator_channels * max(self.aggregator_mult) % 4: raise ValueError(f"aggregator_channels: times the largest aggregator_mult a multiple of 4 expected (aggregator='vit'), got {self.aggregator_channels} and {self.aggregator_mult}")
         check_stats(self)
         if not set(self.band_levels) <= {1, 2, 3} or len(set(self.band_levels)) < len(self.band_levels): raise ValueError(f"band_levels: some of 1, 2, 3, each once, expected, got {self.band_levels}")
         if len(self.decoder_mult) != 4: raise ValueError(f"decoder_mult: 4 multipliers expected (ratio 8), got {self.decoder_mult}")
@@ -455,7 +458,7 @@ class LiteVAE(Autoencoder):
         super().__init__(config)
         c, z = config, config.z_channels
         self.encoder = WaveletEncoder(c.in_channels, z, c.extractor_channels, c.extractor_mult, c.aggregator_channels, c.aggregator_mult,
-                                      c.n_res_blocks, c.band_levels, c.shared_extractor, zero_init=c.zero_init)
+                                      c.n_res_blocks, c.band_levels, c.shared_extractor, zero_init=c.zero_init, extractor=c.extractor, aggregator=c.aggregator)
         self.decoder = Decoder(z, c.in_channels, c.decoder_channels, c.decoder_mult, c.decoder_res_blocks, kind=c.decoder,
                                attention=c.decoder_attention, final_norm=c.decoder_final_norm, output=c.output, zero_init=c.zero_init)
         if c.quant_conv: self.quant_conv, self.post_quant_conv = nn.Conv2d(2 * z, 2 * z, 1), nn.Conv2d(z, z, 1)
