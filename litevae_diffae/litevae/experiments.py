@@ -8,10 +8,10 @@ __all__ = ['classes', 'small_weights', 'small_train', 'paper_weights', 'paper_tr
            'pairs', 'same_as', 'new_model', 'open_pictures', 'trained', 'shipped_model', 'start_model',
            'held_out_crops', 'reconstruct', 'compare', 'whole_pictures', 'latent_symmetry', 'log_curve', 'run_row',
            'run_cost', 'run_mmd', 'run_distill', 'toy', 'rows_of', 'small', 'paper', 'lite', 'against_vae', 't1_rows',
-           't2_rows', 't2a_rows', 't2b_rows', 't3_rows', 't6_rows', 'baseline_rows', 'photos_rows', 't4_rows',
-           'schedule_rows', 't5_rows', 't22_rows', 'change_rows', 't17_rows', 't19_rows', 't21_rows', 'appb_rows',
-           'loss_row', 'gan_rows', 't8_rows', 't14_rows', 't15_rows', 'distill_rows', 'equivariance_rows', 't16_rows',
-           't9_rows', 't10_rows', 'printed', 'verdict', 'compare_rows']
+           't2_rows', 't2a_rows', 't2b_rows', 't3_rows', 'network_rows', 't18_rows', 't20_rows', 't6_rows',
+           'baseline_rows', 'photos_rows', 't4_rows', 'schedule_rows', 't5_rows', 't22_rows', 'change_rows', 't17_rows',
+           't19_rows', 't21_rows', 'appb_rows', 'loss_row', 'gan_rows', 't8_rows', 't14_rows', 't15_rows',
+           'distill_rows', 'equivariance_rows', 't16_rows', 't9_rows', 't10_rows', 'printed', 'verdict', 'compare_rows']
 
 # %% ../../nbs/1C_litevae.experiments.ipynb #4f1f8db0
 import json
@@ -261,6 +261,14 @@ def t3_rows(scale:str)->list:
     config = dict(batch=2, size=256, rounds=3) if scale == "small" else dict(batch=32, size=256, rounds=20)
     return rows_of(run_cost, {n: dict(encoder=e, **config) for n,e in (("VAE", "sd-vae-f8"), *((f"LiteVAE-{s.upper()}", f"litevae-{s}") for s in "sbml"))})
 
+def network_rows(scale:str, names:tuple, change:dict)->list: # names: of the row as it is, and of the changed one
+    "LiteVAE-B with twelve channels and another network in its encoder (tables 18 and 20)."
+    base = against_vae("LiteVAE-B", 12) if scale == "small" else paper(dict(full["LiteVAE-B"], z_channels=12))
+    return rows_of(run_row, {names[0]: base, names[1]: dict(base, model=dict(base["model"], **change))})
+
+def t18_rows(scale:str)->list: return network_rows(scale, ("U-Net extractors", "NAFNet extractors"), dict(extractor="nafnet"))
+def t20_rows(scale:str)->list: return network_rows(scale, ("U-Net aggregator", "ViT aggregator"), dict(aggregator="vit"))
+
 def t6_rows(scale:str)->list:
     "Table 6: MMD of the latents to N(0, I), of the models with four channels of Table 1 (at paper scale ImageNet 256)."
     of = (lambda n: against_vae(n, 4)) if scale == "small" else lambda n: paper(dict(full[n], z_channels=4), size=256)
@@ -392,6 +400,8 @@ published = {
     "t15": printed(**{"without LDL": ".99 .071 29.33 .86", "with LDL": ".98 .071 29.33 .87"}),
     "t16": printed(**{"hinge": ".99 .071 29.33 .86", "logistic": "1.00 .068 29.67 .88"}),
     "t17": printed(**{"with 1x1 convolutions": "2.04 .190 25.61 .72", "without 1x1 convolutions": ".87 .157 26.02 .74"}),
+    "t18": printed(**{"U-Net extractors": ".94 .069 29.55 .87", "NAFNet extractors": ".93 .069 29.36 .87"}),
+    "t20": printed(**{"U-Net aggregator": ".94 .069 29.25 .86", "ViT aggregator": ".92 .070 29.44 .87"}),
     "t19": printed(**{"separate extractors": ".75 .153 26.10 .73", "one shared extractor": ".78 .154 26.05 .73"}),
     "t21": printed(**{"all wavelet levels": ".87 .157 26.02 .74", "last two levels": "1.20 .17 26.04 .74"}),
     "t22": printed(**{"full": ".67 .150 26.01 .74", "half only": ".89 .161 25.83 .73", "half, then full": ".69 .151 25.97 .73"}),
@@ -419,7 +429,9 @@ experiments = {name: Experiment(question, protocol, rows, published.get(name, {}
     ("t15", "Does LDL help?", further, t15_rows),
     ("t16", "Hinge or logistic?", further, t16_rows),
     ("t17", "What do 1x1 convolutions around the latents cost?", scratch, t17_rows),
+    ("t18", "NAFNets as extractors?", scratch, t18_rows),
     ("t19", "One extractor for all levels?", scratch, t19_rows),
+    ("t20", "A vision transformer as aggregator?", scratch, t20_rows),
     ("t21", "Are all wavelet levels needed?", scratch, t21_rows),
     ("t22", "Does training at half resolution first work for the VAE too?", scratch + " All measured at full resolution: 128 px.", t22_rows),
     ("appb", "Does an encoder have to learn anything?", scratch, appb_rows),
@@ -437,6 +449,7 @@ pairs = { # row, what it is held against
     "t5": [("half only", "full"), ("half, then full", "full"), ("quarter, then full", "full"), ("quarter, half, full", "full")], "t6": [("LiteVAE-B", "VAE")],
     "t8": [("constant weight", "adaptive weight")], "t9": [("+ Gaussian", "baseline"), ("+ Gaussian + wavelet", "+ Gaussian")], "t10": [("StyleGAN", "U-Net"), ("PatchGAN", "U-Net"), ("U-Net", "no adversary")],
     "t14": [("features", "LPIPS")], "t15": [("with LDL", "without LDL")], "t16": [("logistic", "hinge")], "t17": [("with 1x1 convolutions", "without 1x1 convolutions")], "t19": [("one shared extractor", "separate extractors")], "t21": [("last two levels", "all wavelet levels")],
+    "t18": [("NAFNet extractors", "U-Net extractors")], "t20": [("ViT aggregator", "U-Net aggregator")],
     "t22": [("half only", "full"), ("half, then full", "full")], "appb": [("photos: DWT, z 12", "photos: learned, z 4"), ("photos: DWT-2, z 48", "photos: learned, z 4"), ("avatars: DWT, z 12", "avatars: learned, z 4")],
     "distill": [("teacher and photographs", "photographs alone")], "equivariance": [("equivariance", "plain")], "gan": [("with adversary", "no adversary")], "baseline": [("LiteVAE-S", "VAE")]}
 same_as = {"fd": "rfid"} # our metric -> the paper's
