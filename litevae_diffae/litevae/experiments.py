@@ -151,7 +151,7 @@ def run_row(config:dict, seed:int, folder)->dict: # metrics
     if m.get("imbalance"):
         last = list(decoder_imbalance(model, x[:16]).values())[-1]
         out.update(imbalance_channels=last.channels, imbalance_places=last.places)
-    return {**out, **log_curve(logs[-1])} if "adversarial" in config else out
+    return {**out, **log_curve(logs[-1])} if {"start", "adversarial"} & set(config) else out
 
 # %% ../../nbs/1C_litevae.experiments.ipynb #945cff06
 def run_cost(config:dict, seed:int, folder)->dict: # metrics

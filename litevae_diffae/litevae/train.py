@@ -96,8 +96,9 @@ class LiteVAETask(Task):
 
     def describe(self)->dict: # of JSON values
         stats = ("latents_mean", "latents_std", "shift_factor", "scaling_factor")
-        model = {k: v for k,v in asdict(self.nets["model"].vae.config).items() if k not in stats}
-        weights = {k: v for k,v in asdict(self.weights).items() if v or k not in ("feature", "ldl")} # older runs don't know these two
+        newer = dict(feature=0., ldl=0., extractor="unet", aggregator="unet")                           # older runs don't know these
+        changed = lambda c: {k: v for k,v in asdict(c).items() if k not in stats and (k not in newer or v != newer[k])}
+        model, weights = changed(self.nets["model"].vae.config), changed(self.weights)
         return dict(model=model, weights=weights, freeze_encoder=self.freeze_encoder, lpips_net=self.lpips_net,
                     **({"equivariance": self.equivariance} if self.equivariance else {}), **self.notes)
 
