@@ -1,8 +1,8 @@
 #!/usr/bin/env python
 """Keep a trained model of an experiment: the averaged weights in float16 and the record of the run.
 
-    litevae-diffae experiment baseline --seeds 1
-    python data/keep_run.py LiteVAE-S results/baseline.json litevae_diffae/assets/litevae-photos
+    litevae-diffae experiment photos --seeds 1
+    python data/keep_run.py "LiteVAE-S, 192 px" results/photos.json litevae_diffae/assets/litevae-photos
     litevae-diffae experiment diffae-autoencoding
     python data/keep_run.py DDIM results/diffae-autoencoding.json results/models/ddim-avatars
 """

@@ -1,5 +1,7 @@
 """What is generated is current, and the project's files say the same as its settings."""
 import ast
+import contextlib
+import io
 import re
 import shutil
 import subprocess
@@ -149,6 +151,15 @@ def test_two_commands():
     readme = (ROOT / "README.md").read_text()
     assert "pip install -e . && litevae-diffae demo" in readme
     assert 'pip install -e ".[dev]" && pytest' in readme and 'pip install -e ".[dev]" && pytest' in (ROOT / ".ci" / "run").read_text()
+
+
+def test_the_readme_prints_what_it_says():
+    "Shipped weights change; the lines below the code must change with them."
+    blocks = re.findall(r"```python\n(.*?)```\n\n((?:    [^\n]+\n)+)", (ROOT / "README.md").read_text(), flags=re.S)
+    assert len(blocks) == 2
+    for code, said in blocks:
+        with contextlib.redirect_stdout(io.StringIO()) as printed: exec(code, {})
+        assert printed.getvalue().strip() == said.strip()
 
 
 def test_version_is_in_the_changelog():

@@ -18,7 +18,7 @@ from ..core import n_macs, n_params
 from ..data import Crops
 from ..layers import GroupNormSiLU
 from .decoder import Decoder
-from .encoder import WaveletEncoder
+from .encoder import FeatureUNet, WaveletEncoder
 from .model import Autoencoder, check_choice, check_config, check_stats
 from .train import orthogonal_centre
 from .wavelets import dwt2
@@ -101,8 +101,8 @@ def latent_spectrum(z:Tensor, # (B, C, h, w) latents
                    )->list: # n numbers, from coarse to fine: mean power of the frequencies of a ring over mean power of all; 1 for white noise
     "Power spectrum of latents, each map without its mean and weighed by its own power."
     if max(z.shape[-2:]) <= 2*n: raise ValueError(f"z: more than {2*n} cells on a side expected for {n} rings, got {tuple(z.shape[-2:])}")
-    power = torch.fft.fft2(z.double()).abs().square().mean((0, 1)).flatten()
-    f = torch.hypot(*torch.meshgrid(torch.fft.fftfreq(z.shape[-2]), torch.fft.fftfreq(z.shape[-1]), indexing="ij")).flatten().to(z.device)
+    power = torch.fft.fft2(z.cpu().double()).abs().square().mean((0, 1)).flatten()
+    f = torch.hypot(*torch.meshgrid(torch.fft.fftfreq(z.shape[-2]), torch.fft.fftfreq(z.shape[-1]), indexing="ij")).flatten()
     ring = (2*n*f).long().clamp(max=n - 1)
     return [(power[(ring == i) & (f > 0)].mean()/power[f > 0].mean()).item() for i in range(n)]
 
@@ -190,10 +190,11 @@ def receptive_field(module:nn.Module, # convolutions with group norms, no attent
     return int(rows.max() - rows.min() + 1)
 
 # %% ../../nbs/1B_litevae.analysis.ipynb #f61b2fa4
-def level_table(encoder:WaveletEncoder, # left as it is
+def level_table(encoder:WaveletEncoder, # with U-Nets as extractors; left as it is
                 size:int=256, # pixels of the picture, for the cost
                )->list: # of dicts: part, parameters, gmacs, share of the multiply-accumulates, field in pixels (None for the aggregator)
     "Parameters, cost and field of each wavelet level."
+    if other := [e for e in encoder.extractors if not isinstance(e, FeatureUNet)]: raise ValueError(f"encoder: U-Nets as extractors expected (others look at whole maps, and have no field), got {type(other[0]).__name__}")
     c, rows = 4*encoder.in_channels, []
     for i,l in enumerate(encoder.band_levels):
         net = encoder.extractors[min(i, len(encoder.extractors) - 1)]

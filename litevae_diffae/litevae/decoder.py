@@ -20,10 +20,12 @@ class MidBlock(nn.Module):
     "Residual block, attention over all positions (if wanted), residual block."
     def __init__(self, channels:int, # width
                  res_block:type=ResBlock, # (c_in, c_out) -> module
-                 attention:bool=True): # single-head self-attention between the blocks
+                 attention:bool=True, # single-head self-attention between the blocks
+                 zero_init:bool=False): # the attention starts as the identity; the blocks as `res_block` says
         super().__init__()
         self.resnets = nn.ModuleList([res_block(channels, channels), res_block(channels, channels)])
         self.attentions = nn.ModuleList([Attention(channels)] if attention else [])
+        if zero_init: [_zero(a.to_out[0]) for a in self.attentions]
 
     def forward(self, x:Tensor, # (B, channels, H, W)
                )->Tensor: # same shape
@@ -84,15 +86,13 @@ class Decoder(nn.Module):
         first_smc = {"gn": len(widths), "mixed": max(len(widths) - 2, 0), "smc": -1}[kind] # stage -1 is the middle
         block = lambda stage: partial(SMCResBlock if stage >= first_smc else ResBlock, zero_init=zero_init)
         self.conv_in = nn.Conv2d(z_channels, widths[0], 3, padding=1)
-        self.mid_block = MidBlock(widths[0], block(-1), attention)
+        self.mid_block = MidBlock(widths[0], block(-1), attention, zero_init)
         self.up_blocks = nn.ModuleList([UpBlock(widths[max(i-1, 0)], width, n_res_blocks + 1, block(i), i < len(widths) - 1)
                                         for i,width in enumerate(widths)])
         self.conv_norm_out = GroupNormSiLU(widths[-1]) if final_norm else nn.Identity()
         self.conv_out = nn.Conv2d(widths[-1], out_channels*(4 if output == "wavelet" else 1), 3, padding=1)
         self.conv_skip = nn.Conv2d(z_channels, out_channels * 4**(len(mult) - 1), 3, padding=1) if linear_skip else None
         if linear_skip: _zero(self.conv_skip)
-        if zero_init:
-            for attention in self.mid_block.attentions: _zero(attention.to_out[0])
 
     def features(self, z:Tensor, # (B, z_channels, h, w)
                 )->Tensor: # (B, channels*mult[0], 8h, 8w); half that size and `mult[1]` for bands

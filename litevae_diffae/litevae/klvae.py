@@ -54,9 +54,7 @@ class KLEncoder(nn.Module):
         widths, last = tuple(block_out_channels), len(block_out_channels) - 1
         self.conv_in = nn.Conv2d(in_channels, widths[0], 3, padding=1)
         self.down_blocks = nn.ModuleList(DownBlock(widths[max(i - 1, 0)], w, n_res_blocks, i < last, zero_init) for i, w in enumerate(widths))
-        self.mid_block = MidBlock(widths[-1], partial(ResBlock, zero_init=zero_init), attention)
-        if zero_init:
-            for p in (p for a in self.mid_block.attentions for p in a.to_out[0].parameters()): nn.init.zeros_(p)
+        self.mid_block = MidBlock(widths[-1], partial(ResBlock, zero_init=zero_init), attention, zero_init)
         self.conv_norm_out = GroupNormSiLU(widths[-1])
         self.conv_out = nn.Conv2d(widths[-1], 2 * z_channels, 3, padding=1)
 
