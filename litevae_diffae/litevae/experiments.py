@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['classes', 'small_weights', 'small_train', 'paper_weights', 'paper_train', 'paper_adversary', 'pictures', 'tiny',
-           'bare', 'linear', 'quarter', 'full', 'small_disc', 'published', 'how', 'scratch', 'further', 'experiments',
-           'pairs', 'same_as', 'new_model', 'open_pictures', 'trained', 'shipped_model', 'start_model',
-           'held_out_crops', 'reconstruct', 'compare', 'whole_pictures', 'latent_symmetry', 'log_curve', 'run_row',
-           'run_cost', 'run_mmd', 'run_distill', 'toy', 'rows_of', 'small', 'paper', 'lite', 'against_vae', 't1_rows',
-           't2_rows', 't2a_rows', 't2b_rows', 't3_rows', 'network_rows', 't18_rows', 't20_rows', 't6_rows',
+           'bare', 'linear', 'quarter', 'full', 'small_disc', 'small_adversary', 'published', 'how', 'scratch',
+           'further', 'experiments', 'pairs', 'same_as', 'new_model', 'open_pictures', 'trained', 'shipped_model',
+           'start_model', 'held_out_crops', 'reconstruct', 'compare', 'whole_pictures', 'latent_symmetry', 'log_curve',
+           'run_row', 'run_cost', 'run_mmd', 'run_distill', 'toy', 'rows_of', 'small', 'paper', 'lite', 'against_vae',
+           't1_rows', 't2_rows', 't2a_rows', 't2b_rows', 't3_rows', 'network_rows', 't18_rows', 't20_rows', 't6_rows',
            'baseline_rows', 'photos_rows', 't4_rows', 'schedule_rows', 't5_rows', 't22_rows', 'change_rows', 't17_rows',
            't19_rows', 't21_rows', 'appb_rows', 'loss_row', 'gan_rows', 't8_rows', 't14_rows', 't15_rows',
            'distill_rows', 'equivariance_rows', 't16_rows', 't9_rows', 't10_rows', 'printed', 'verdict', 'compare_rows']
@@ -336,13 +336,14 @@ def appb_rows(scale:str)->list:
 
 # %% ../../nbs/1C_litevae.experiments.ipynb #2b52e636
 small_disc = dict(kind="unet", channels=16, mult=[1, 2, 4, 8])
+small_adversary = dict(weight=.1, start=0., warmup=.4, ramp=.1, lr=2e-3)
 
 def loss_row(scale:str, weights:dict=dict(), adversary:dict|None=dict(), disc:dict=dict())->dict: # what differs from the base row; adversary=None: without
     "A row about losses."
     if scale == "paper":
         config = paper(lite("b", z_channels=12), weights=dict(paper_weights, **weights), adversarial=dict(paper_adversary, **(adversary or {})), discriminator=dict(dict(kind="unet", mult=[1, 2, 4, 8, 16]), **disc))
     else: config = dict(small({}, steps=500), start=photos_rows(scale)[0].config, train=dict(small_train, lr=5e-4, betas=[.5, .9]), weights=dict(small_weights, **weights),
-                        adversarial=dict(dict(weight=.1, start=0., warmup=.1, ramp=.1), **(adversary or {})), discriminator=dict(small_disc, **disc))
+                        adversarial=dict(small_adversary, **(adversary or {})), discriminator=dict(small_disc, **disc))
     if scale == "small": del config["model"]
     if adversary is None: del config["adversarial"], config["discriminator"]
     return config
