@@ -207,7 +207,7 @@ def write_report(path:Path, model:LiteVAE, result:dict, facts:dict, figures:dict
         "<h2>How it learned</h2>", picture(figures["losses"], "The terms of the loss on the training crops."),
         "<h2>How small is small?</h2>", table(sizes, mark=0),
         *more,
-        "<h2>Now with your own pictures</h2><pre>litevae-diffae train litevae-s --data my_photos --out my_run\nlitevae-diffae reconstruct my_photos --model my_run/model --out my_reconstructions\nlitevae-diffae train diffae-celeba64 --data my_faces --out my_diffae</pre>",
+        "<h2>Now with your own pictures</h2><pre>litevae-diffae train photos --data my_photos --out my_run\nlitevae-diffae reconstruct my_photos --model my_run/model --out my_reconstructions\nlitevae-diffae train diffae-celeba64 --data my_faces --out my_diffae</pre>",
         f'<p class="small">{html.escape(json.dumps(facts))}</p>']
     path.write_text(page("A LiteVAE, trained here", sections))
 

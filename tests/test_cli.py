@@ -50,6 +50,21 @@ def test_train_says_what_it_skipped(folder):
     assert {"config.json", "model.safetensors"} <= set(os.listdir(folder / "run" / "model"))
 
 
+def test_a_trained_model_goes_on_with_an_adversary_and_a_frozen_encoder(folder):
+    from litevae_diffae import LiteVAE
+    import torch
+    common = ("--data", "mine", "--steps", 2, "--batch-size", 2, "--size", 32)
+    still = run("train", "photos-tiny", *common, "--out", "still", "--lr", 1e-30, cwd=folder)
+    assert still.returncode == 0, still.stderr
+    played = run("train", "still/model", *common, "--out", "played", "--lr", 1e-3, "--adversary", "unet", "--freeze-encoder", cwd=folder)
+    assert played.returncode == 0, played.stderr
+    shipped, still, played = (LiteVAE.from_pretrained(str(n)) for n in ("photos-tiny", folder/"still/model", folder/"played/model"))
+    for a, b in zip(shipped.parameters(), still.parameters()): torch.testing.assert_close(a, b)
+    for a, b in zip(still.encoder.parameters(), played.encoder.parameters()): assert torch.equal(a, b)
+    assert any(not torch.equal(a, b) for a, b in zip(still.decoder.parameters(), played.decoder.parameters()))
+    assert "d_loss" in (folder/"played/log.jsonl").read_text()
+
+
 @pytest.mark.parametrize("args,says", [
     (("train", "litevae-tiny", "--data", "empty", "--out", "o"), "empty"),
     (("train", "litevae-tiny", "--data", "missing", "--out", "o"), "missing"),
@@ -207,6 +222,10 @@ def _close(a, b):
     (("train", "diffae-tiny", "--data", "mine", "--out", "o", "--set", "z_dim=wide"), "--set: a value of the wrong type"),
     (("train", "diffae-tiny", "--data", "mine", "--out", "o", "--set", "colour=1"), "unknown field 'colour'"),
     (("train", "diffae-tiny", "--data", "mine", "--out", "o", "--set", "model_channels=48"), "channels: above 32 must be a multiple of 32"),
+    (("train", "diffae-tiny", "--data", "mine", "--out", "o", "--adversary", "unet"), "only for a LiteVAE, got 'diffae-tiny'"),
+    (("train", "avatars", "--data", "mine", "--out", "o"), "'avatars' holds a DiffAE; this command takes LiteVAE, KLVAE"),
+    (("train", "photos", "--data", "mine", "--out", "o", "--set", "z_channels=4"), "--set: the fields of a trained model are settled, got 'z_channels=4' for 'photos'"),
+    (("train", "litevae-tiny", "--data", "mine", "--out", "o", "--equivariance", 2), "equivariance: must be in [0, 1], got 2.0"),
 ], ids=lambda a: a if isinstance(a, str) else " ".join(map(str, (a[0], *a[-2:]))))
 def test_diffusion_mistakes_are_one_line(folder, at, whole, args, says):
     from litevae_diffae import DiffAE, LiteVAE

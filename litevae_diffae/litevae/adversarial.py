@@ -170,13 +170,14 @@ def train_adversarial(model:str|Path|LiteVAEConfig|LiteVAE="litevae-b", # a pres
                       out:str|Path|None=None, # folder of the run; None: nothing is written
                       config:TrainConfig|None=None, # default: the preset's recipe
                       adversarial:AdversarialConfig=AdversarialConfig(), # of the game
-                      discriminator:DiscriminatorConfig|None=None, # None: a U-Net of 64 channels that fits the crops
+                      discriminator:DiscriminatorConfig|str="unet", # or "patch", "stylegan": of 64 channels, fitted to the crops
                       **settings, # what else `train_litevae` takes: weights, size, scale, freeze_encoder, resume, minutes, lr, ...
                      )->LiteVAE: # the averaged model, in eval mode, with latent statistics
     "Train a LiteVAE against a discriminator."
     def make_task(vae, *args, notes, **kwargs):
         c, size = vae.config.in_channels, notes["size"]
-        disc = build_discriminator(discriminator or DiscriminatorConfig(in_channels=c, mult=unet_mult(size)))
+        fitted = DiscriminatorConfig(kind=discriminator, in_channels=c, mult=unet_mult(size), image_size=size) if isinstance(discriminator, str) else discriminator
+        disc = build_discriminator(fitted)
         check_discriminator(disc, c, size)
         return AdversarialTask(vae, disc, adversarial, *args, notes=notes, **kwargs)
     return train_litevae(model, data, out, config, make_task=make_task, **settings)

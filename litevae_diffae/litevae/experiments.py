@@ -59,7 +59,7 @@ def trained(config:dict, # of a row
     model = start_model(config["start"], Path(folder).parent) if "start" in config else new_model(config["model"], seed)
     train, data = train_litevae, config["data"]
     if "adversarial" in config:
-        disc = DiscriminatorConfig(**config["discriminator"]) if "discriminator" in config else None
+        disc = DiscriminatorConfig(**config["discriminator"]) if "discriminator" in config else "unet"
         train = partial(train_adversarial, adversarial=AdversarialConfig(**config["adversarial"]), discriminator=disc)
     return train_schedule(model, config["phases"], data if isinstance(data, str) else open_pictures(data), folder, TrainConfig().with_changes(**config["train"], seed=seed),
                           LossWeights(**config["weights"]), config["scale"], train, freeze_encoder=isinstance(model, WaveletVAE), equivariance=config.get("equivariance", 0.), progress=False, stats_images=16 if in_test() else 512)

@@ -7,7 +7,7 @@ __all__ = ['RECIPES', 'orthogonal_centre', 'linear_start', 'Reconstruct', 'LiteV
            'train_litevae', 'shown_pictures', 'finish', 'train_schedule']
 
 # %% ../../nbs/18_litevae.train.ipynb #5d7e798a
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 import torch
@@ -122,29 +122,32 @@ RECIPES = {
     "paper": Recipe(TrainConfig(steps=100_000, batch_size=16, lr=1e-4, betas=(0.5, 0.9), n_workers=4, log_every=50, grid_every=1000, save_every=1000)),
     "litevae-tiny": Recipe(TrainConfig(minutes=4., batch_size=8, lr=2e-3, betas=(0.9, 0.95), warmup=20, schedule="cosine", ema=0.99, log_every=10, grid_every=100, save_every=500),
                            LossWeights(l1=1., lpips=0.1, wavelet=0., gaussian=0., kl=1e-6), size=64, scale=(0.08, 0.5))}
+RECIPES["photos-tiny"] = RECIPES["litevae-tiny"]
+RECIPES["photos"] = replace(RECIPES["litevae-tiny"], config=RECIPES["litevae-tiny"].config.with_changes(minutes=20., batch_size=2, lr=5e-4), size=192, scale=(0.4, 0.8))
 
 # %% ../../nbs/18_litevae.train.ipynb #f2606cfe
-def recipe(name:str, # a preset
+def recipe(name:str, # a preset, or a shipped model
           )->Recipe:
     "The recipe of a preset; the paper's where it has none of its own."
     return RECIPES.get(name, RECIPES["paper"])
 
 # %% ../../nbs/18_litevae.train.ipynb #cde49b7d
-def build(model:str|LiteVAEConfig|LiteVAE, # a preset's name, a configuration, a folder of a saved model, or a model
+def build(model:str|LiteVAEConfig|LiteVAE, # a preset's or a shipped model's name, a configuration, a folder of a saved model, or a model
           seed:int=0, # of the random weights
          )->LiteVAE:
     "A model to train; a new one that is zero-initialised gets a `linear_start`."
     if isinstance(model, nn.Module): return model
     if isinstance(model, (str, Path)) and (Path(model)/"config.json").is_file(): return (KLVAE if read_config(model)[0] == "KLVAE" else LiteVAE).from_pretrained(model)
+    if model in LiteVAE.shipped: return LiteVAE.from_pretrained(model)
     seed_everything(seed)
     if isinstance(model, (LiteVAEConfig, KLVAEConfig)): vae = (LiteVAE if isinstance(model, LiteVAEConfig) else KLVAE)(model)
     elif model in KLVAE.presets: vae = KLVAE.from_preset(model)
     elif model in LiteVAE.presets: vae = LiteVAE.from_preset(model)
-    else: raise ValueError(f"model: must be a folder or one of {', '.join([*LiteVAE.presets, *KLVAE.presets])}, got {model!r}")
+    else: raise ValueError(f"model: must be a folder or one of {', '.join([*LiteVAE.presets, *LiteVAE.shipped, *KLVAE.presets])}, got {model!r}")
     return linear_start(vae) if getattr(vae.config, "zero_init", False) else vae
 
 # %% ../../nbs/18_litevae.train.ipynb #e8d477a7
-def train_litevae(model:str|LiteVAEConfig|LiteVAE="litevae-b", # a preset's name, a configuration, a folder, or a model
+def train_litevae(model:str|LiteVAEConfig|LiteVAE="litevae-b", # a preset's or a shipped model's name, a configuration, a folder, or a model
                   data="photos", # anything that `open_source` takes: a folder, "avatars", "hf:ID", a tensor ...
                   out:str|Path|None=None, # folder of the run; None: nothing is written
                   config:TrainConfig|None=None, # default: the preset's recipe
