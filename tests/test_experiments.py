@@ -27,5 +27,13 @@ def test_every_row_runs(name, folders, monkeypatch):
     assert len(lines) == len([p for p in litevae.pairs.get(name, []) if set(p) <= known])
 
 
+@pytest.mark.parametrize("name", ["t6", "fig5"])
+def test_rows_that_only_measure_train_their_model_if_it_is_missing(name, tmp_path, monkeypatch):
+    monkeypatch.setenv("IN_TEST", "1")
+    monkeypatch.chdir(tmp_path)
+    rows = [litevae.experiments[name].rows("small")[1].name]
+    assert len(run_experiment(name, seeds=1, out=tmp_path / "results", work=tmp_path / "runs", rows=rows)["rows"]) == 1
+
+
 def test_they_are_found():
     assert set(litevae.experiments) < set(find_experiments())

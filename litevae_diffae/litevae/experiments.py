@@ -7,11 +7,12 @@ __all__ = ['classes', 'small_weights', 'small_train', 'paper_weights', 'paper_tr
            'bare', 'linear', 'quarter', 'full', 'small_disc', 'small_adversary', 'published', 'how', 'scratch',
            'further', 'experiments', 'pairs', 'same_as', 'new_model', 'open_pictures', 'trained', 'shipped_model',
            'start_model', 'held_out_crops', 'reconstruct', 'compare', 'whole_pictures', 'latent_symmetry', 'log_curve',
-           'run_row', 'run_cost', 'run_mmd', 'run_distill', 'toy', 'rows_of', 'small', 'paper', 'lite', 'against_vae',
-           't1_rows', 't2_rows', 't2a_rows', 't2b_rows', 't3_rows', 'network_rows', 't18_rows', 't20_rows', 't6_rows',
-           'baseline_rows', 'photos_rows', 't4_rows', 'schedule_rows', 't5_rows', 't22_rows', 'change_rows', 't17_rows',
-           't19_rows', 't21_rows', 'appb_rows', 'loss_row', 'gan_rows', 't8_rows', 't14_rows', 't15_rows',
-           'distill_rows', 'equivariance_rows', 't16_rows', 't9_rows', 't10_rows', 'printed', 'verdict', 'compare_rows']
+           'over_sizes', 'run_row', 'run_cost', 'model_of', 'run_mmd', 'run_sizes', 'run_distill', 'toy', 'rows_of',
+           'small', 'paper', 'lite', 'against_vae', 't1_rows', 't2_rows', 't2a_rows', 't2b_rows', 't3_rows',
+           'network_rows', 't18_rows', 't20_rows', 't6_rows', 'fig5_rows', 'baseline_rows', 'photos_rows', 't4_rows',
+           'schedule_rows', 't5_rows', 't22_rows', 'change_rows', 't17_rows', 't19_rows', 't21_rows', 'appb_rows',
+           'loss_row', 'gan_rows', 't8_rows', 't14_rows', 't15_rows', 'distill_rows', 'equivariance_rows', 't16_rows',
+           't9_rows', 't10_rows', 'printed', 'verdict', 'compare_rows']
 
 # %% ../../nbs/1C_litevae.experiments.ipynb #4f1f8db0
 import json
@@ -137,6 +138,10 @@ def log_curve(log:list, # of `read_log`
             if values: out[f"{key}@{i}"] = sum(values)/len(values)
     return out
 
+def over_sizes(model:Autoencoder, source, sizes:list)->dict: # psnr@32, ssim@32, lpips@32, ...
+    "`evaluate_sizes` as numbers of a row."
+    return {f"{k}@{r['size']}": r[k] for r in evaluate_sizes(model, source, tuple(sizes)) for k in ("psnr", "ssim", "lpips")}
+
 def run_row(config:dict, seed:int, folder)->dict: # metrics
     "Train, then measure."
     model, m = trained(config, seed, folder).eval(), config["measure"]
@@ -145,7 +150,7 @@ def run_row(config:dict, seed:int, folder)->dict: # metrics
     out = compare(x, reconstruct(model, x), m.get("fd_size", 128), m.get("rfid", False))
     out.update(train_seconds=sum(log[-1]["seconds"] for log in logs), images=sum(log[-1]["images"] for log in logs), encoder_parameters=n_params(model.encoder))
     test = lambda: open_pictures(m.get("data", config["data"]), "test")
-    if "sizes" in m: out.update({f"{k}@{r['size']}": r[k] for r in evaluate_sizes(model, test(), tuple(m["sizes"])) for k in ("psnr", "ssim", "lpips")})
+    if "sizes" in m: out.update(over_sizes(model, test(), m["sizes"]))
     if m.get("whole"): out.update(whole_pictures(model, test(), m["whole"]))
     if m.get("symmetry"): out.update(latent_symmetry(model, test(), m["symmetry"]))
     if m.get("imbalance"):
@@ -166,15 +171,24 @@ def run_cost(config:dict, seed:int, folder)->dict: # metrics
     memory = torch.cuda.max_memory_allocated()/1e6 if device.type == "cuda" else in_fresh_process(f"memory_growth({name!r}, {batch}, {size})")["total"]
     return {**out, "images_per_second": batch/sorted(times)[len(times)//2], "memory_mb": memory}
 
-@torch.no_grad()
+def model_of(config:dict, # of a row that trains
+             seed:int, folder)->Autoencoder: # folder: of the row that measures
+    "The model of another row, trained if it is not in the folder of all runs."
+    return trained(config, seed, Path(folder).parent/row_key(config, seed)).eval()
+
 def run_mmd(config:dict, seed:int, folder)->dict: # metrics
     "A row of Table 6: samples of the latents against N(0, I), as they are and standardised by one shift and one scale."
-    model, m = trained(config["of"], seed, Path(folder).parent/row_key(config["of"], seed)).eval(), config["measure"]
+    model, m = model_of(config["of"], seed, folder), config["measure"]
     seed_everything(seed)
     x = held_out_crops(config["of"]["measure"].get("data", config["of"]["data"]), m["n"], m["size"], config["of"]["scale"])
-    z = torch.cat([model.encode(b.to(model.device)).latent_dist.sample().cpu() for b in x.split(25)])
+    with torch.no_grad(): z = torch.cat([model.encode(b.to(model.device)).latent_dist.sample().cpu() for b in x.split(25)])
     scaled = (z - model.config.shift_factor)*model.config.scaling_factor
     return {f"{name}@{s}": v for name,t in (("mmd", scaled), ("mmd_raw", z)) for s,v in latent_mmd(t).items()}
+
+def run_sizes(config:dict, seed:int, folder)->dict: # metrics
+    "A row of Figure 5: middle squares of whole pictures, shrunk to several sizes."
+    of = config["of"]
+    return over_sizes(model_of(of, seed, folder), open_pictures(of["measure"].get("data", of["data"]), "test"), config["measure"]["sizes"])
 
 # %% ../../nbs/1C_litevae.experiments.ipynb #8ba6c1e7
 def run_distill(config:dict, seed:int, folder)->dict: # metrics
@@ -273,6 +287,11 @@ def t6_rows(scale:str)->list:
     "Table 6: MMD of the latents to N(0, I), of the models with four channels of Table 1 (at paper scale ImageNet 256)."
     of = (lambda n: against_vae(n, 4)) if scale == "small" else lambda n: paper(dict(full[n], z_channels=4), size=256)
     return rows_of(run_mmd, {n: dict(of=of(n), measure=dict(size=64 if scale == "small" else 256, n=1000)) for n in ("VAE", "LiteVAE-B")})
+
+def fig5_rows(scale:str)->list:
+    "Figure 5: the models with twelve channels of Table 1 (at paper scale ImageNet 256) over resolutions."
+    of = (lambda n: against_vae(n, 12)) if scale == "small" else lambda n: paper(dict(full[n], z_channels=12), size=256)
+    return rows_of(run_sizes, {n: dict(of=of(n), measure=dict(sizes=[32, 64, 128, 256, 512])) for n in ("VAE", "LiteVAE-B")})
 
 # %% ../../nbs/1C_litevae.experiments.ipynb #5f3029af
 def baseline_rows(scale:str)->list:
@@ -423,6 +442,7 @@ experiments = {name: Experiment(question, protocol, rows, published.get(name, {}
     ("t5", "Does training at half or a quarter of the resolution first save time, and what does it cost?", scratch + " All measured at full resolution: 128 px.", t5_rows),
     ("t6", "Are LiteVAE's latents closer to a normal distribution?", "mmd@s: unbiased squared MMD to N(0, I), Gaussian kernel of width s*sqrt(D/4096) for D numbers a latent, 1,000 held-out crops, one posterior sample each, "
         "standardised by one shift and one scale; mmd_raw: as they are", t6_rows),
+    ("fig5", "Does LiteVAE suffer less at other resolutions?", "psnr@S, ssim@S, lpips@S: middle squares of the whole held-out pictures, shrunk to S pixels (Figure 5 has no printed numbers)", fig5_rows),
     ("t8", "Adaptive or constant adversarial weight?", further, t8_rows),
     ("t9", "Do the high-frequency losses help?", further, t9_rows),
     ("t10", "Which discriminator?", further, t10_rows),
@@ -447,7 +467,7 @@ pairs = { # row, what it is held against
     "t1": [("LiteVAE-B, z 4", "VAE, z 4"), ("LiteVAE-B, z 12", "VAE, z 12"), ("LiteVAE-B, z 12, six minutes", "VAE, z 12, six minutes")],
     "t2a": [("LiteVAE-S", "VAE"), ("LiteVAE-B", "LiteVAE-S")], "t2b": [("VAE-Small", "VAE"), ("LiteVAE-B", "VAE-Small")],
     "t3": [("LiteVAE-S", "VAE"), ("LiteVAE-B", "VAE"), ("LiteVAE-M", "VAE"), ("LiteVAE-L", "VAE")], "t4": [("SMC", "group norm"), ("mixed", "group norm")],
-    "t5": [("half only", "full"), ("half, then full", "full"), ("quarter, then full", "full"), ("quarter, half, full", "full")], "t6": [("LiteVAE-B", "VAE")],
+    "t5": [("half only", "full"), ("half, then full", "full"), ("quarter, then full", "full"), ("quarter, half, full", "full")], "t6": [("LiteVAE-B", "VAE")], "fig5": [("LiteVAE-B", "VAE")],
     "t8": [("constant weight", "adaptive weight")], "t9": [("+ Gaussian", "baseline"), ("+ Gaussian + wavelet", "+ Gaussian")], "t10": [("StyleGAN", "U-Net"), ("PatchGAN", "U-Net"), ("U-Net", "no adversary")],
     "t14": [("features", "LPIPS")], "t15": [("with LDL", "without LDL")], "t16": [("logistic", "hinge")], "t17": [("with 1x1 convolutions", "without 1x1 convolutions")], "t19": [("one shared extractor", "separate extractors")], "t21": [("last two levels", "all wavelet levels")],
     "t18": [("NAFNet extractors", "U-Net extractors")], "t20": [("ViT aggregator", "U-Net aggregator")],
