@@ -154,8 +154,8 @@ def run_row(config:dict, seed:int, folder)->dict: # metrics
     if m.get("whole"): out.update(whole_pictures(model, test(), m["whole"]))
     if m.get("symmetry"): out.update(latent_symmetry(model, test(), m["symmetry"]))
     if m.get("imbalance"):
-        last = list(decoder_imbalance(model, x[:16]).values())[-1]
-        out.update(imbalance_channels=last.channels, imbalance_places=last.places)
+        layers = list(decoder_imbalance(model, x[:16]).values())
+        out.update(imbalance_channels=layers[-1].channels, imbalance_places=layers[-1].places, **{f"places@{i}": v.places for i,v in enumerate(layers)})
     return {**out, **log_curve(logs[-1])} if {"start", "adversarial"} & set(config) else out
 
 # %% ../../nbs/1C_litevae.experiments.ipynb #945cff06
@@ -438,7 +438,7 @@ experiments = {name: Experiment(question, protocol, rows, published.get(name, {}
     ("t2a", "What do larger encoders bring?", scratch, t2a_rows),
     ("t2b", "Is a smaller VAE encoder as good?", scratch, t2b_rows),
     ("t3", "What does encoding cost?", "random weights, float32, 256 px; batch 2 at small scale, 32 at paper scale; median of rounds; memory: growth of the peak in a fresh process (processor), peak allocation (GPU)", t3_rows),
-    ("t4", "Does SMC in the decoder help, and are its feature maps more even?", scratch + " psnr@S: middle squares of the held-out pictures at S pixels; imbalance of the last residual block, 16 crops.", t4_rows),
+    ("t4", "Does SMC in the decoder help, and are its feature maps more even?", scratch + " psnr@S: middle squares of the held-out pictures at S pixels; imbalance of the last residual block, 16 crops; places@i: the same of block i, from the latents on.", t4_rows),
     ("t5", "Does training at half or a quarter of the resolution first save time, and what does it cost?", scratch + " All measured at full resolution: 128 px.", t5_rows),
     ("t6", "Are LiteVAE's latents closer to a normal distribution?", "mmd@s: unbiased squared MMD to N(0, I), Gaussian kernel of width s*sqrt(D/4096) for D numbers a latent, 1,000 held-out crops, one posterior sample each, "
         "standardised by one shift and one scale; mmd_raw: as they are", t6_rows),
@@ -467,7 +467,7 @@ pairs = { # row, what it is held against
     "t1": [("LiteVAE-B, z 4", "VAE, z 4"), ("LiteVAE-B, z 12", "VAE, z 12"), ("LiteVAE-B, z 12, six minutes", "VAE, z 12, six minutes")],
     "t2a": [("LiteVAE-S", "VAE"), ("LiteVAE-B", "LiteVAE-S")], "t2b": [("VAE-Small", "VAE"), ("LiteVAE-B", "VAE-Small")],
     "t3": [("LiteVAE-S", "VAE"), ("LiteVAE-B", "VAE"), ("LiteVAE-M", "VAE"), ("LiteVAE-L", "VAE")], "t4": [("SMC", "group norm"), ("mixed", "group norm")],
-    "t5": [("half only", "full"), ("half, then full", "full"), ("quarter, then full", "full"), ("quarter, half, full", "full")], "t6": [("LiteVAE-B", "VAE")], "fig5": [("LiteVAE-B", "VAE")],
+    "t5": [("half only", "full"), ("half, then full", "full"), ("quarter only", "full"), ("quarter, then full", "full"), ("quarter, half, full", "full")], "t6": [("LiteVAE-B", "VAE")], "fig5": [("LiteVAE-B", "VAE")],
     "t8": [("constant weight", "adaptive weight")], "t9": [("+ Gaussian", "baseline"), ("+ Gaussian + wavelet", "+ Gaussian")], "t10": [("StyleGAN", "U-Net"), ("PatchGAN", "U-Net"), ("U-Net", "no adversary")],
     "t14": [("features", "LPIPS")], "t15": [("with LDL", "without LDL")], "t16": [("logistic", "hinge")], "t17": [("with 1x1 convolutions", "without 1x1 convolutions")], "t19": [("one shared extractor", "separate extractors")], "t21": [("last two levels", "all wavelet levels")],
     "t18": [("NAFNet extractors", "U-Net extractors")], "t20": [("ViT aggregator", "U-Net aggregator")],
