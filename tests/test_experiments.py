@@ -35,5 +35,13 @@ def test_rows_that_only_measure_train_their_model_if_it_is_missing(name, tmp_pat
     assert len(run_experiment(name, seeds=1, out=tmp_path / "results", work=tmp_path / "runs", rows=rows)["rows"]) == 1
 
 
+def test_a_row_gives_the_same_numbers_again(tmp_path, monkeypatch):
+    monkeypatch.setenv("IN_TEST", "1")
+    row = next(r for r in litevae.t5_rows("small") if r.name == "half, then full")
+    runs = [row.run(row.config, seed, tmp_path / str(i)) for i, seed in enumerate((0, 0, 1))]
+    first, again, other = ({k: v for k, v in r.items() if k != "train_seconds"} for r in runs)
+    assert first == again and first["psnr"] != other["psnr"]
+
+
 def test_they_are_found():
     assert set(litevae.experiments) < set(find_experiments())
