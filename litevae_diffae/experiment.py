@@ -107,7 +107,7 @@ def run_experiment(name:str, # of `find_experiments`
             print(f"{row.name}, seed {seed}: {json.dumps(row.config)}", flush=True)
             start = time.perf_counter()
             metrics = row.run(row.config, seed, work/key)
-            record = dict(name=row.name, config=row.config, seed=seed, metrics=metrics, seconds=round(time.perf_counter() - start, 1), hardware=hardware(), versions=versions(("torch",)))
+            record = dict(name=row.name, config=row.config, seed=seed, metrics=metrics, seconds=round(time.perf_counter() - start, 1), hardware=hardware(), versions=versions(("litevae_diffae", "torch", "numpy", "pillow")))
             write_atomic(work/key/"record.json", lambda p: p.write_text(json.dumps(record, indent=1)))
             write_results(path, name, e, scale, seeds, work)
     found = write_results(path, name, e, scale, seeds, work)

@@ -63,7 +63,7 @@ def trained(config:dict, # of a row
         disc = DiscriminatorConfig(**config["discriminator"]) if "discriminator" in config else "unet"
         train = partial(train_adversarial, adversarial=AdversarialConfig(**config["adversarial"]), discriminator=disc)
     return train_schedule(model, config["phases"], data if isinstance(data, str) else open_pictures(data), folder, TrainConfig().with_changes(**config["train"], seed=seed),
-                          LossWeights(**config["weights"]), config["scale"], train, freeze_encoder=isinstance(model, WaveletVAE), equivariance=config.get("equivariance", 0.), progress=False, stats_images=16 if in_test() else 512)
+                          LossWeights(**config["weights"]), config["scale"], train, lpips_net=config.get("lpips_net", "alex"), freeze_encoder=isinstance(model, WaveletVAE), equivariance=config.get("equivariance", 0.), progress=False, stats_images=16 if in_test() else 512)
 
 # %% ../../nbs/1C_litevae.experiments.ipynb #e4efefae
 def shipped_model(config:dict, # of a row
@@ -335,13 +335,13 @@ def t22_rows(scale:str)->list:
     return schedule_rows(full["VAE"], lambda m, p: paper(m, size=256, phases=p), 256, 150_000, False)
 
 # %% ../../nbs/1C_litevae.experiments.ipynb #79e4810b
-def change_rows(scale:str, names:tuple, change:dict)->list: # names: of the row as it is, and of the changed one
+def change_rows(scale:str, names:tuple, change:dict, steps:int=100_000)->list: # names: of the row as it is, and of the changed one; steps: at paper scale
     "LiteVAE with four channels, as it is and with one change (tables 17, 19, 21)."
-    make = (lambda **c: small(dict(tiny, **c))) if scale == "small" else lambda **c: paper(lite("b", z_channels=4, **c), size=256)
+    make = (lambda **c: small(dict(tiny, **c))) if scale == "small" else lambda **c: paper(lite("b", z_channels=4, **c), size=256, phases=[dict(size=256, steps=steps)])
     return rows_of(run_row, {names[0]: make(), names[1]: make(**change)})
 
 def t17_rows(scale:str)->list: return change_rows(scale, ("without 1x1 convolutions", "with 1x1 convolutions"), dict(quant_conv=True))
-def t19_rows(scale:str)->list: return change_rows(scale, ("separate extractors", "one shared extractor"), dict(shared_extractor=True))
+def t19_rows(scale:str)->list: return change_rows(scale, ("separate extractors", "one shared extractor"), dict(shared_extractor=True), 150_000) # its printed rows are Table 5's
 def t21_rows(scale:str)->list: return change_rows(scale, ("all wavelet levels", "last two levels"), dict(band_levels=[2, 3]))
 
 def appb_rows(scale:str)->list:
@@ -367,11 +367,15 @@ def loss_row(scale:str, weights:dict=dict(), adversary:dict|None=dict(), disc:di
     if adversary is None: del config["adversarial"], config["discriminator"]
     return config
 
-def gan_rows(scale:str)->list: return rows_of(run_row, {"with adversary": loss_row(scale), "no adversary": loss_row(scale, adversary=None)})
+def gan_rows(scale:str)->list:
+    "The adversary of the base row, that of `AdversarialConfig`'s own schedule and rate, and none."
+    own = {k: getattr(AdversarialConfig(), k) for k in ("weight", "start", "warmup", "ramp", "lr")}
+    return rows_of(run_row, {"with adversary": loss_row(scale), "default schedule": loss_row(scale, adversary=own), "no adversary": loss_row(scale, adversary=None)})
 def t8_rows(scale:str)->list: return rows_of(run_row, {"constant weight": loss_row(scale), "adaptive weight": loss_row(scale, adversary=dict(adaptive=True, weight=.5))})
 def t14_rows(scale:str)->list:
-    "Table 14: features before their ReLU instead of LPIPS, with as strong a pull; AlexNet's, where the paper has VGG's."
-    return rows_of(run_row, {"LPIPS": loss_row(scale), "features": loss_row(scale, dict(lpips=0., feature=.005 if scale == "small" else .05))})
+    "Table 14: features before their ReLU instead of LPIPS, with as strong a pull; AlexNet's at small scale, VGG's at the paper's."
+    features = loss_row(scale, dict(lpips=0., feature=.005 if scale == "small" else .05))
+    return rows_of(run_row, {"LPIPS": loss_row(scale), "features": features if scale == "small" else dict(features, lpips_net="vgg")})
 
 def t15_rows(scale:str)->list:
     "Table 15: LDL, beside L1 as in its authors' settings."
@@ -425,7 +429,7 @@ published = {
     "t19": printed(**{"separate extractors": ".75 .153 26.10 .73", "one shared extractor": ".78 .154 26.05 .73"}),
     "t21": printed(**{"all wavelet levels": ".87 .157 26.02 .74", "last two levels": "1.20 .17 26.04 .74"}),
     "t22": printed(**{"full": ".67 .150 26.01 .74", "half only": ".89 .161 25.83 .73", "half, then full": ".69 .151 25.97 .73"}),
-    "appb": {n: dict(rfid=v) for n,v in (("photos: learned, z 4", .80), ("photos: DWT, z 12", 1.65), ("photos: DWT-2, z 48", .32), ("avatars: learned, z 4", .85), ("avatars: DWT, z 12", .70))}}
+    "appb": {n: dict(rfid=v) for n,v in (("photos: learned, z 4", .80), ("photos: DWT, z 12", 1.65), ("photos: DWT-2, z 48", .32), ("avatars: learned, z 4", .85), ("avatars: DWT, z 12", .70), ("DeepFashion: learned, z 4", 1.64), ("DeepFashion: DWT, z 12", 1.71))}}
 
 # %% ../../nbs/1C_litevae.experiments.ipynb #6cc69748
 how = ("1,000 fixed random crops of the held-out pictures of the package, reconstructed by the mode of the posterior, clamped; psnr in dB, ssim with zero padding, "
@@ -442,7 +446,7 @@ experiments = {name: Experiment(question, protocol, rows, published.get(name, {}
     ("t5", "Does training at half or a quarter of the resolution first save time, and what does it cost?", scratch + " All measured at full resolution: 128 px.", t5_rows),
     ("t6", "Are LiteVAE's latents closer to a normal distribution?", "mmd@s: unbiased squared MMD to N(0, I), Gaussian kernel of width s*sqrt(D/4096) for D numbers a latent, 1,000 held-out crops, one posterior sample each, "
         "standardised by one shift and one scale; mmd_raw: as they are", t6_rows),
-    ("fig5", "Does LiteVAE suffer less at other resolutions?", "psnr@S, ssim@S, lpips@S: middle squares of the whole held-out pictures, shrunk to S pixels (Figure 5 has no printed numbers)", fig5_rows),
+    ("fig5", "Does LiteVAE suffer less at other resolutions?", "psnr@S, ssim@S, lpips@S: middle squares of the whole held-out pictures at S pixels (Figure 5 has no printed numbers); six of the seven are smaller than 512 pixels and enlarged for it", fig5_rows),
     ("t8", "Adaptive or constant adversarial weight?", further, t8_rows),
     ("t9", "Do the high-frequency losses help?", further, t9_rows),
     ("t10", "Which discriminator?", further, t10_rows),
@@ -472,7 +476,7 @@ pairs = { # row, what it is held against
     "t14": [("features", "LPIPS")], "t15": [("with LDL", "without LDL")], "t16": [("logistic", "hinge")], "t17": [("with 1x1 convolutions", "without 1x1 convolutions")], "t19": [("one shared extractor", "separate extractors")], "t21": [("last two levels", "all wavelet levels")],
     "t18": [("NAFNet extractors", "U-Net extractors")], "t20": [("ViT aggregator", "U-Net aggregator")],
     "t22": [("half only", "full"), ("half, then full", "full")], "appb": [("photos: DWT, z 12", "photos: learned, z 4"), ("photos: DWT-2, z 48", "photos: learned, z 4"), ("avatars: DWT, z 12", "avatars: learned, z 4")],
-    "distill": [("teacher and photographs", "photographs alone")], "equivariance": [("equivariance", "plain")], "gan": [("with adversary", "no adversary")], "baseline": [("LiteVAE-S", "VAE")]}
+    "distill": [("teacher and photographs", "photographs alone")], "equivariance": [("equivariance", "plain")], "gan": [("with adversary", "no adversary"), ("default schedule", "no adversary")], "baseline": [("LiteVAE-S", "VAE")]}
 same_as = {"fd": "rfid"} # our metric -> the paper's
 
 def verdict(a:dict, b:dict, # mean and spread of two rows, see `spread_of`

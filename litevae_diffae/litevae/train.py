@@ -155,12 +155,13 @@ def train_litevae(model:str|LiteVAEConfig|LiteVAE="litevae-b", # a preset's or a
                   size:int|None=None, # pixels of a training crop, a multiple of 8; likewise
                   scale:tuple|None=None, # range of a crop's side as a part of the short side; likewise
                   freeze_encoder:bool=False, # train the decoder only
+                  lpips_net:str="alex", # or "vgg": whose features `lpips` and `feature` compare
                   equivariance:float=0., # share of steps under EQ-VAE's transformations, which make the latents turn and scale as pictures do
                   resume:bool=True, # continue the run in `out`, if there is one
                   device:str|None=None, # "cpu" keeps off the GPU
                   progress:bool=True, # show a bar
                   stats_images:int=512, # crops that the statistics of the latents are measured on
-                  make_task=LiteVAETask, # (model, weights, shown, freeze_encoder, notes=..., equivariance=...) -> the task of the `Trainer`
+                  make_task=LiteVAETask, # (model, weights, shown, freeze_encoder, notes=..., lpips_net=..., equivariance=...) -> the task of the `Trainer`
                   **changes, # fields of `TrainConfig` to change, e.g. `minutes=10`, `lr=2e-4`
                  )->LiteVAE: # the averaged model, in eval mode, with latent statistics
     "Train a LiteVAE on pictures."
@@ -173,7 +174,7 @@ def train_litevae(model:str|LiteVAEConfig|LiteVAE="litevae-b", # a preset's or a
     crops = Crops(source, size, scale=scale, in_channels=vae.config.in_channels)
     notes = dict(size=size, scale=scale, n_images=len(source))
     seed_everything(config.seed)
-    task = make_task(vae, weights, shown_pictures(test, size, vae.config.in_channels), freeze_encoder, notes=notes, equivariance=equivariance)
+    task = make_task(vae, weights, shown_pictures(test, size, vae.config.in_channels), freeze_encoder, notes=notes, lpips_net=lpips_net, equivariance=equivariance)
     run = Trainer(task, partial(batches, crops), config, out, device, progress).fit(resume)
     return finish(run, crops, out, stats_images, keep_stats=freeze_encoder)
 
