@@ -158,7 +158,7 @@ def _black_white(dtype, low, high, ask, name, own): # own: (black, white) that t
         raise ImageMisfit(name, f"has 8-bit pixels, to which value_range=({black:g}, {white:g}) can't apply", "open such images with value_range=\"auto\"")
     if own is not None: return own
     if dtype.kind == "f" and ask.memory:
-        if low >= 0: ask.warn(f"{name}: values {span} are taken as part of [-1, 1]; give value_range=(0, 1) if black is 0")
+        if 0 <= low and high <= 1: ask.warn(f"{name}: values {span} are taken as part of [-1, 1]; give value_range=(0, 1) if black is 0")
         return -1., 1.
     if dtype.kind == "f":
         if 0 <= low and high <= 1: return 0., 1.
