@@ -27,7 +27,7 @@ from .files import FileError, check_file
 # %% ../nbs/08_attributes.ipynb #4d70e8a8
 _MARKS = {codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32", codecs.BOM_UTF8: "utf-8-sig",
           codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"} # the longer mark first
-MAX_TABLE = 2**28 # bytes of a table: five million rows of 40 attributes in CelebA's list
+MAX_TABLE = 2**28 # bytes of a table: two million rows of 40 attributes as CelebA writes them
 MAX_LINE = 2**20 # characters of one line
 
 def _read(path):
@@ -174,9 +174,12 @@ class _Forms(NamedTuple):
     @classmethod
     def of(cls, name, base=""):
         strict = _clean(name, base)
+        if _PLAIN.fullmatch(strict): return cls(strict, strict, _stem(strict))
         parts = unicodedata.normalize("NFC", strict).replace("\\", "/").split("/")
         loose = _clean("/".join(part.strip() for part in parts), base)
         return cls(strict, loose, _stem(loose))
+
+_PLAIN = re.compile(r"[!-\[\]-~]*") # no blank, no backslash, nothing that Unicode writes in two ways
 
 def _depth(name):
     "How many parts a relative path has; 0: the path is absolute."
@@ -193,6 +196,7 @@ class _Index:
     "The names of rows, to be found by the ends of paths."
     def __init__(self, names, folder):
         self.forms = [_Forms.of(name, folder) for name in names]
+        self.named = [forms.loose != forms.stem for forms in self.forms] # with extension
         self.tables, self.depths, seen = ({}, {}, {}), (set(), set(), set()), set()
         for row, forms in enumerate(self.forms):
             if forms.strict in seen: continue
@@ -202,14 +206,15 @@ class _Index:
                 depths.add(_depth(form))
 
     def fits(self, image, folders): # forms of a path and of the folders below which a name is exact
-        found = {}
+        found, named = {}, image.loose != image.stem
         for level, (text, table, depths) in enumerate(zip(image, self.tables, self.depths)):
             parts = text.split("/")
-            for end in ("/".join(parts[-depth:]) if depth else text for depth in depths):
-                exact = end == text or any(f"{forms[min(level, 1)]}/{end}" == text for forms in folders)
+            for depth in depths:
+                end = "/".join(parts[-depth:]) if depth else text
                 for row in table.get(end, ()):
-                    both = image.loose != image.stem and self.forms[row].loose != self.forms[row].stem
-                    if level < 2 or not both: found.setdefault(row, _Fit(row, level, exact))
+                    if row in found or level == 2 and named and self.named[row]: continue
+                    below = (f"{forms[min(level, 1)]}/{end}" for forms in folders)
+                    found[row] = _Fit(row, level, text == end or text in below)
         return list(found.values())
 
 # %% ../nbs/08_attributes.ipynb #90b3e65a
@@ -293,9 +298,9 @@ class _Images:
         fits = index.fits(_Forms.of(path), folders)
         if not os.path.isabs(path): return fits # of an unknown folder
         folder, name = os.path.split(path)
-        true = Path(real(folder), name).as_posix()
-        if true == path: return fits
-        return list({fit.row: fit for fit in (*index.fits(_Forms.of(true), folders), *fits)}.values())
+        if real(folder) == folder: return fits
+        true = index.fits(_Forms.of(Path(real(folder), name).as_posix()), folders)
+        return list({fit.row: fit for fit in (*true, *fits)}.values())
 
 # %% ../nbs/08_attributes.ipynb #a5e7d2c0
 def _names(path, announced, header, first):
