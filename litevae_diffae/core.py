@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['in_test', 'default_device', 'n_params', 'n_macs', 'asset', 'seed_everything', 'write_atomic', 'load_strict',
-           'Pretrained', 'find_weights', 'read_config', 'model_card', 'check_counts', 'check_number', 'check_positive',
-           'check_types', 'make_config']
+           'Pretrained', 'find_weights', 'read_config', 'model_card', 'check_counts', 'check_limits', 'check_number',
+           'check_positive', 'check_types', 'make_config']
 
 # %% ../nbs/00_core.ipynb #9be5846e
 import json, os, random, tempfile
@@ -22,8 +22,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 # %% ../nbs/00_core.ipynb #ab8365e4
-from .settings import check_counts, check_number, check_positive, check_types, make_config
-_all_ = ["check_counts", "check_number", "check_positive", "check_types", "make_config"]
+from .settings import check_counts, check_limits, check_number, check_positive, check_types, make_config
+_all_ = ["check_counts", "check_limits", "check_number", "check_positive", "check_types", "make_config"]
 
 # %% ../nbs/00_core.ipynb #e0a17b2b
 def in_test()->bool: # True while notebooks run as tests (environment variable `IN_TEST`)
