@@ -14,10 +14,10 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 from torch.nn import functional as F
-from ..core import Pretrained, check_positive, check_types
-from ..settings import check_number
+from ..core import Pretrained, check_number, check_positive, check_types, shown
 from ..data import read_attributes
 from .latent import Codes, code_batches
+from .model import check_strength
 
 # %% ../../nbs/34_diffae.manipulate.ipynb #e2893a43
 def check_names(names:tuple)->None:
@@ -61,12 +61,14 @@ class AttributeClassifier(Pretrained, nn.Module):
              strength:float=0.3, # times sqrt(D); negative removes
             )->Tensor: # (B, D)
         "Codes with more (or less) of an attribute."
+        check_strength(strength)
         direction = self.direction(name) if isinstance(name, str) else check_direction(name, self.config.z_dim)
         return z_sem + strength*self.config.z_dim**0.5*direction.to(z_sem)*self.z_sem_std
 
 def check_direction(v:Tensor, D:int)->Tensor: # (D,), length 1
     "`ValueError` unless `v` is a unit vector of length D."
-    if v.shape != (D,) or abs(v.norm().item() - 1) > 1e-3: raise ValueError(f"direction: expected a unit vector of {D} numbers, got shape {tuple(v.shape)} with norm {v.norm():.3g}")
+    if not isinstance(v, Tensor) or not v.is_floating_point(): raise ValueError(f"direction: expected the name of an attribute or a unit vector of {D} numbers, got {shown(v)}")
+    if v.shape != (D,) or not abs(v.norm().item() - 1) <= 1e-3: raise ValueError(f"direction: expected a unit vector of {D} numbers, got shape {tuple(v.shape)} with norm {v.norm():.3g}")
     return v
 
 # %% ../../nbs/34_diffae.manipulate.ipynb #c2b4e511
