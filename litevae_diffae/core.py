@@ -248,8 +248,9 @@ def find_weights(name:str|Path, # shipped name, folder, or Hub id such as `user/
         if path is not None and (path/"config.json").is_file(): warnings.warn(f"from_pretrained: {name!r} is a shipped model and also a folder here; the shipped one is loaded, write ./{name} for the folder", stacklevel=3)
         return asset(shipped[name])
     if path is not None: return _check_folder(path)
-    if len(parts := str(name).split("/")) != 2 or not all(parts) or str(name).startswith((".", "~")) or not isinstance(name, str):
-        raise FileNotFoundError(f"from_pretrained: {shown(str(name))} is no shipped name ({', '.join(shipped) or 'none'}), no folder and no Hub id (user/model)")
+    if not isinstance(name, str): raise FileNotFoundError(f"from_pretrained: no folder {name}")
+    if len(parts := name.split("/")) != 2 or not all(parts) or name.startswith((".", "~")):
+        raise FileNotFoundError(f"from_pretrained: {shown(name, 250)} is no shipped name ({', '.join(shipped) or 'none'}), no folder and no Hub id (user/model)")
     return _from_hub(name)
 
 def _as_folder(name)->Path|None:

@@ -50,7 +50,7 @@ class DiffAEConfig:
         if min(self.enc_channel_mult) < 1: raise ValueError(f"enc_channel_mult: whole numbers above 0 expected, got {self.enc_channel_mult}")
         side = self.image_size >> (self.stem_levels if self.stem == "haar" else 0)
         if self.resblock_updown and len(self.enc_channel_mult) > side.bit_length():
-            raise ValueError(f"enc_channel_mult: at most {side.bit_length()} levels for {side} pixels behind the stem (image_size, stem_levels), got {len(self.enc_channel_mult)}")
+            raise ValueError(f"enc_channel_mult: at most {side.bit_length()} levels for {side} pixels behind the stem, got {len(self.enc_channel_mult)} (image_size {self.image_size}, stem_levels {self.stem_levels})")
 
 # %% ../../nbs/31_diffae.model.ipynb #1a5a3393
 _px128 = dict(image_size=128, model_channels=128, channel_mult=(1, 1, 2, 3, 4), enc_channel_mult=(1, 1, 2, 3, 4, 4))
