@@ -53,7 +53,7 @@ class Editor(Pretrained, nn.Module):
 
     def logits(self, z_sem:Tensor)->Tensor: # (B, D) -> (B, A)
         "Evidence for each attribute; 0 is undecided."
-        return self.net((z_sem.float() - self.z_sem_mean)@self.to_white)
+        return self.net((z_sem.to(self.to_white.dtype) - self.z_sem_mean)@self.to_white)
 
 # %% ../../nbs/3A_diffae.editor.ipynb #158ba2e4
 def whitening(codes:Codes, n_axes:int)->tuple: # (D, K) to whitened axes, (K, D) back
@@ -111,7 +111,7 @@ def move(self:Editor, z_sem:Tensor, # (B, D)
     strength = strength*self.gain[k].item()
     z_sem = z_sem + strength/0.3*self.shift[k].to(z_sem)
     with torch.inference_mode(False), torch.enable_grad():
-        start = (z_sem.detach().clone().float() - self.z_sem_mean)@self.to_white
+        start = (z_sem.detach().clone().to(self.to_white.dtype) - self.z_sem_mean)@self.to_white
         d = torch.zeros_like(start)
         for _ in range(n_steps):
             q = (start + d).requires_grad_()

@@ -83,7 +83,9 @@ class LatentDDIM(Pretrained, nn.Module):
         check_tensor("z_t", z_t, ("B", self.config.z_dim))
         return self._eps(z_t, check_steps(t, len(z_t), len(self.schedule), z_t.device))
 
-    def _eps(self, z_t, t): # nothing is checked in a loop
+    def _eps(self, z_t, t): # nothing is checked in a loop; in the dtype of the weights, whatever that of the codes is
+        dtype = self.layers[0].linear.weight.dtype
+        if z_t.dtype != dtype: return self._eps(z_t.to(dtype), t).to(z_t.dtype)
         c, h = self.time_embed(timestep_embedding(t, self.config.time_channels).to(z_t.dtype)), z_t
         for i,layer in enumerate(self.layers): h = layer(torch.cat([h, z_t], 1) if i in self.skips else h, c)
         return h
