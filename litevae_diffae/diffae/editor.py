@@ -119,5 +119,5 @@ def move(self:Editor, z_sem:Tensor, # (B, D)
             unsure = logit < 25*abs(strength)
             if not unsure.any(): break
             grad, = torch.autograd.grad(logit.sum(), q)
-            d = d + step*unsure[:, None]*F.normalize(grad, dim=1)
+            d = (d + step*unsure[:, None]*F.normalize(grad, dim=1)).to(d.dtype)
     return z_sem + (d.detach()@self.from_white).to(z_sem)
