@@ -16,7 +16,7 @@ from litevae_diffae.core import asset, build_empty, check_counts, check_number, 
 from litevae_diffae.diffae.editing import PixelJudge
 from litevae_diffae.litevae.adversarial import AdversarialConfig
 from litevae_diffae.litevae.losses import LossWeights
-from litevae_diffae.settings import check_limits, field_types, from_words, shown
+from litevae_diffae.settings import check_limits, field_types, shown
 
 MODELS = {c.__name__: c for c in (LiteVAE, KLVAE, DiffAE, DDIM, LatentDDIM, AttributeClassifier, Editor, PixelJudge)}
 OTHERS = (TrainConfig, LossWeights, DiscriminatorConfig, AdversarialConfig)
@@ -117,12 +117,6 @@ def test_saved_configurations_of_earlier_versions_load():
         values = json.loads((asset(folder)/"config.json").read_text())
         cls = MODELS[values.pop("model")]
         assert {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(make_config(cls.config_class, values)).items() if k in values} == values
-
-
-def test_words_of_a_command_line():
-    words = {"quant_conv": "False", "decoder_attention": "on", "scaling_factor": "none", "decoder": "smc", "z_channels": 12}
-    assert from_words(LiteVAEConfig, words) == {"quant_conv": False, "decoder_attention": True, "scaling_factor": None, "decoder": "smc", "z_channels": 12}
-    assert from_words(DiffAEConfig, {"loss_weight": "none", "other": "no"}) == {"loss_weight": "none", "other": "no"}
 
 
 @pytest.mark.parametrize("value", [True, "3", None, math.nan, math.inf, -math.inf, 1j, [1], 10**400, np.float64("nan")], ids=str)
