@@ -16,10 +16,10 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 from torch.nn import functional as F
 from ..attributes import AttributeTable
-from ..core import Pretrained, check_positive, check_types
+from ..core import Pretrained, check_number, check_positive, check_types, shown
 from ..files import FileError
-from ..settings import check_number
 from .latent import Codes, code_batches
+from .model import check_strength
 
 # %% ../../nbs/34_diffae.manipulate.ipynb #e2893a43
 def check_names(names:tuple)->None:
@@ -50,7 +50,7 @@ class AttributeClassifier(Pretrained, nn.Module):
 
     def logits(self, z_sem:Tensor)->Tensor: # (B, D) -> (B, A)
         "Evidence for each attribute; 0 is undecided."
-        return self.linear((z_sem - self.z_sem_mean)/self.z_sem_std)
+        return self.linear(((z_sem - self.z_sem_mean)/self.z_sem_std).to(self.linear.weight.dtype))
 
     def direction(self, name:str)->Tensor: # (D,) in normalised space
         "Unit vector along which an attribute grows."
@@ -63,12 +63,14 @@ class AttributeClassifier(Pretrained, nn.Module):
              strength:float=0.3, # times sqrt(D); negative removes
             )->Tensor: # (B, D)
         "Codes with more (or less) of an attribute."
+        check_strength(strength)
         direction = self.direction(name) if isinstance(name, str) else check_direction(name, self.config.z_dim)
         return z_sem + strength*self.config.z_dim**0.5*direction.to(z_sem)*self.z_sem_std
 
 def check_direction(v:Tensor, D:int)->Tensor: # (D,), length 1
     "`ValueError` unless `v` is a unit vector of length D."
-    if v.shape != (D,) or abs(v.norm().item() - 1) > 1e-3: raise ValueError(f"direction: expected a unit vector of {D} numbers, got shape {tuple(v.shape)} with norm {v.norm():.3g}")
+    if not isinstance(v, Tensor) or not v.is_floating_point(): raise ValueError(f"direction: expected the name of an attribute or a unit vector of {D} numbers, got {shown(v)}")
+    if v.shape != (D,) or not abs(v.norm().item() - 1) <= 1e-3: raise ValueError(f"direction: expected a unit vector of {D} numbers, got shape {tuple(v.shape)} with norm {v.norm():.3g}")
     return v
 
 # %% ../../nbs/34_diffae.manipulate.ipynb #c2b4e511
