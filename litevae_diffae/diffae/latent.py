@@ -81,7 +81,7 @@ class LatentDDIM(Pretrained, nn.Module):
             t:Tensor)->Tensor: # (B,) steps 0..999 -> (B, D) predicted noise
         "Predicted noise."
         check_tensor("z_t", z_t, ("B", self.config.z_dim))
-        return self._eps(z_t, check_steps(t, len(z_t), len(self.schedule), z_t.device))
+        return self._eps(z_t, check_steps(t, z_t.shape[0], len(self.schedule), z_t.device))
 
     @property
     def _net(self): return self._eps if type(self).eps is LatentDDIM.eps else self.eps # `eps` without its checks, unless a class has its own
