@@ -123,10 +123,8 @@ def check_images(x:Tensor, config, name:str="x")->None: # config: of the model
     if not x.is_floating_point(): raise ValueError(f"{name}: expected floating-point values in [-1, 1], got {x.dtype}")
 
 def check_range(x:Tensor, name:str="x")->None:
-    "`ValueError` unless all values lie in [-1, 1]; NaN does not."
-    if not x.numel(): return
-    low, high = x.aminmax()
-    if not (low >= -1.001 and high <= 1.001): raise ValueError(f"{name}: expected values in [-1, 1], got [{low:.3g}, {high:.3g}]")
+    "`ValueError` unless all values lie in [-1, 1]."
+    if x.numel() and (x.min() < -1.001 or x.max() > 1.001): raise ValueError(f"{name}: expected values in [-1, 1], got [{x.min():.3g}, {x.max():.3g}]")
 
 def check_noise(x_T:Tensor)->None:
     "Warn if `x_T` looks like uniform noise."
