@@ -182,8 +182,9 @@ def claim_folder(out:str|Path, identity:dict, shard_size:int)->dict: # the index
 
 def is_cache(folder:str|Path)->bool:
     "Whether a folder was filled by `cache_codes`: pictures may have an index.json of their own."
+    folder = Path(folder).expanduser()
     if shard_path(folder, 0).is_file(): return True
-    index = Path(folder)/"index.json"
+    index = folder/"index.json"
     try: return index.is_file() and {"encoder", "shard_size"} <= set(read_json(index))
     except FileError: return False
 
@@ -275,6 +276,7 @@ def cache_codes(model:DiffAE, # its averaged weights, as `train_diffae` and `fro
     check_positive(batch_size=batch_size, shard_size=shard_size)
     crops = Crops(open_source(data), model.config.image_size, train=False, in_channels=model.config.in_channels)
     if len(crops) < 2: raise ValueError(f"data: expected at least 2 images, got {len(crops)}")
+    out = None if out is None else Path(out).expanduser()
     training = model.training
     model.eval()
     try:
@@ -312,7 +314,8 @@ def load_codes(out:str|Path, # folder that `cache_codes` filled
                model:DiffAE=None, # if given, it must be the one that made the codes
               )->Codes:
     "Cached codes; `FileError` if the folder is unfinished, damaged or another model's."
-    if not (Path(out)/"index.json").is_file():
+    out = Path(out).expanduser()
+    if not (out/"index.json").is_file():
         raise MissingFile(out, "holds no index.json of cache_codes")
     index = read_index(out)
     if "mean" not in index:
