@@ -252,7 +252,7 @@ def _check_zip(path, advice):
     "`FileError` unless a file is a whole archive as torch.save writes it, nothing compressed."
     try:
         with zipfile.ZipFile(path) as archive: parts = archive.infolist()
-    except (zipfile.BadZipFile, ValueError, NotImplementedError, OverflowError) as e:
+    except (zipfile.BadZipFile, ValueError, RuntimeError, OverflowError) as e:
         raise FileError(path, f"is damaged or cut short ({e})", advice) from e
     if any(p.compress_type != zipfile.ZIP_STORED for p in parts):
         raise FileError(path, "was not written by torch.save (it is compressed)", advice)

@@ -85,8 +85,11 @@ def names_digest(names:list, # of the images, in order
 
 def cache_identity(model:DiffAE, crops:Crops)->dict: # of JSON values
     "What codes depend on, but for the images themselves."
+    whole, _ = members(crops.source)
+    crop = getattr(whole, "crop", None)
     return dict(format=FORMAT, n=len(crops), z_dim=model.config.z_dim, image_size=crops.size,
-                in_channels=crops.in_channels, names=list(crops.names),
+                in_channels=crops.in_channels, value_range=whole.value_range, crop=crop,
+                names=list(crops.names),
                 file_names=names_digest(image_names(crops.source)),
                 encoder=module_digest(model.encoder), config=asdict(model.config))
 
