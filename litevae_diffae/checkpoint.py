@@ -22,6 +22,7 @@ import threading
 import time
 import warnings
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 # %% ../nbs/0B_checkpoint.ipynb #8ed561ce
@@ -74,7 +75,8 @@ def _old_lock(path):
     try: lock = read_json(path, advice=way_out)
     except MissingFile: return None
     pid, host, since = (lock.get(k) for k in ("pid", "host", "since"))
-    if not isinstance(pid, int) or not 0 < pid < 2**31: raise FileError(path, "is no lock of a run", way_out)
+    if not isinstance(pid, int) or not 0 < pid < 2**31:
+        raise FileError(path, "is no lock of a run", way_out)
     who = f"process {pid} on {host} since {since}"
     if host != socket.gethostname(): raise FileError(path, f"another run is here: {who}", way_out)
     now, began = process_began(pid), lock.get("began")
@@ -170,9 +172,8 @@ def read_log(path:str|Path, # a log.jsonl, or the folder that holds it
 
 # %% ../nbs/0B_checkpoint.ipynb #a10f4270
 def trim_log(path:Path, # a log.jsonl, or nothing
-             step:int, # of the checkpoint; 0: a run begins
-             n_rows:int|None=None, # rows that the log had at that step; None: not known
-            )->str: # what is to be said, or ""
+             step:int, # of the checkpoint that a run goes on from
+            )->int: # rows that are left
     "Take the rows after a step out of a log, and a cut last line."
     lines, data = _lines(path) if path.exists() else ([], b"")
     after = [row is not None and isinstance(row.get("step"), (int, float)) and row["step"] > step
@@ -181,9 +182,7 @@ def trim_log(path:Path, # a log.jsonl, or nothing
     kept = [line for line, gone in zip(lines, after) if not gone]
     new = b"".join(line + b"\n" for line, _ in kept)
     if new != data: write_atomic(path, lambda p: p.write_bytes(new))
-    found = sum(row is not None for _, row in kept)
-    if n_rows is None or found == n_rows: return ""
-    return f"{path}: has {found} rows up to step {step}, it had {n_rows}; it goes on as it is"
+    return sum(row is not None for _, row in kept)
 
 # %% ../nbs/0B_checkpoint.ipynb #22814988
 def is_log(path:Path, # a file
@@ -198,7 +197,10 @@ def is_log(path:Path, # a file
 # %% ../nbs/0B_checkpoint.ipynb #0312a427
 def _digest(path):
     "SHA-256 of a file."
-    with open(path, "rb") as f: return hashlib.file_digest(f, "sha256").hexdigest()
+    total = hashlib.sha256()
+    with open(path, "rb") as f:
+        for block in iter(partial(f.read, 2**20), b""): total.update(block)
+    return total.hexdigest()
 
 def _state_digest(state):
     "SHA-256 of a state, whatever the order and the spacing of its JSON."
@@ -244,12 +246,18 @@ def _check_sum(path, was, sums):
     except OSError as e: raise FileError(path, f"can't be read ({e.strerror or e})") from e
     if not same: raise FileError(path, "was changed or damaged after it was written")
 
-# %% ../nbs/0B_checkpoint.ipynb #e3e4d349
+# %% ../nbs/0B_checkpoint.ipynb #4d7f4b7b
 def checkpoints(out:str|Path, # folder of a run
                )->list: # of folders, the newest first
     "All checkpoints below `out/resume`, whole or not."
     named = [p for p in (Path(out)/"resume").glob("[0-9]*") if re.fullmatch(r"\d{8,}", p.name)]
-    return sorted((p for p in named if p.is_dir()), key=lambda p: int(p.name), reverse=True)
+    found = [p for p in named if p.is_dir() and (_own_files(p) or not any(p.iterdir()))]
+    return sorted(found, key=lambda p: int(p.name), reverse=True)
+
+def _own_files(folder):
+    "The files of a checkpoint, whoever else left something there."
+    names = ("state.json", "optimizer.pt")
+    return [p for p in folder.iterdir() if p.name in names or p.suffix == ".safetensors"]
 
 def newest_checkpoint(out:str|Path, # folder of a run
                      )->Path|None: # folder, or None if there is none
@@ -262,7 +270,7 @@ def newest_checkpoint(out:str|Path, # folder of a run
 
 # %% ../nbs/0B_checkpoint.ipynb #c5721aa2
 def find_checkpoint(out:str|Path, # folder of a run
-                   )->tuple: # folder and state, or None and None; [(folder, error)] of damaged newer ones
+                   )->tuple: # folder and state or None twice, [(folder, error)] of damaged newer ones
     "The newest checkpoint whose bytes are as they were written; `FileError` if all are damaged."
     damaged = []
     for folder in checkpoints(out):
@@ -288,7 +296,10 @@ def clear_resume(out:str|Path, # folder of a run
     "Delete the other checkpoints, and what was left of unfinished ones."
     resume, gone = Path(out)/"resume", [p for p in checkpoints(out) if p != keep]
     half = [p for p in resume.glob(".*.tmp") if re.fullmatch(r"\.\d{8,}\.tmp", p.name)]
-    for p in (*gone, *half): shutil.rmtree(p)
+    for p in half: shutil.rmtree(p)
+    for p in gone:
+        for file in _own_files(p): file.unlink()
+        if not any(p.iterdir()): p.rmdir()
     if keep is None and resume.is_dir() and not any(resume.iterdir()): resume.rmdir()
     return [p.name for p in gone]
 
@@ -359,8 +370,9 @@ class StopSignals:
 # %% ../nbs/0B_checkpoint.ipynb #73673c49
 def leave(number:int, # of the signal
           text:str, # one line: what was saved and how to go on
+          speaks:bool=True, # False: another process says it
          ):
     "Say it and raise `KeyboardInterrupt` after SIGINT, `SystemExit` with 128 + `number` else."
-    say(text)
+    if speaks: say(text)
     if number == signal.SIGINT: raise KeyboardInterrupt(text)
     raise SystemExit(128 + number)
