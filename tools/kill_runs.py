@@ -30,7 +30,7 @@ from litevae_diffae.litevae.model import LiteVAE
 from litevae_diffae.litevae.train import train_litevae
 from litevae_diffae.train import TrainConfig, read_log
 
-CONFIG = TrainConfig(steps=8, batch_size=2, lr=1e-3, precision="fp32", log_every=2, save_every=2)
+CONFIG = TrainConfig(steps=6, batch_size=2, lr=1e-3, precision="fp32", log_every=2, save_every=2)
 QUIET = dict(device="cpu", progress=False)
 CLOCKS = ("seconds", "images_per_second")  # what differs between two equal runs
 
@@ -95,7 +95,7 @@ def finish(child):
 def left_by(out):
     "All that a run leaves: bytes by file name; the log without its clocks, no counters."
     found = {}
-    for path in sorted(p for p in out.rglob("*") if p.is_file()):
+    for path in sorted(p for p in out.rglob("*") if p.is_file() and not p.name.startswith(".")):  # a dot: what was being written
         name = path.relative_to(out).as_posix()
         if name == "log.jsonl": found[name] = json.dumps([{k: v for k, v in row.items() if k not in CLOCKS} for row in read_log(path)])
         elif path.name == "optimizer.pt":
