@@ -240,8 +240,9 @@ def _check_sum(path, was, sums):
     if size < was["bytes"]:
         raise FileError(path, f"is cut short: {size:,} of {was['bytes']:,} bytes are there")
     if size > was["bytes"]: raise FileError(path, f"has {size:,} bytes, it had {was['bytes']:,}")
-    if path.suffix == ".safetensors": read_tensor_header(path)
-    if not sums: return
+    if not sums:
+        if path.suffix == ".safetensors": read_tensor_header(path)
+        return
     try: same = _digest(path) == was["sha256"]
     except OSError as e: raise FileError(path, f"can't be read ({e.strerror or e})") from e
     if not same: raise FileError(path, "was changed or damaged after it was written")
