@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['from_main', 'agree', 'claimed', 'counters', 'differences', 'check_same_run', 'begin_anew', 'enter_folder',
-           'load_checkpoint', 'give_up', 'image_counts', 'say_images']
+           'write_row', 'data_notes', 'load_checkpoint', 'give_up', 'image_counts', 'say_images']
 
 # %% ../nbs/0C_resume.ipynb #1696056f
 import json
@@ -17,8 +17,9 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
 # %% ../nbs/0C_resume.ipynb #8ed561ce
-from .checkpoint import (clear_resume, find_checkpoint, is_log, leave, release_lock,
-                                       say, set_aside, set_rng_state, take_lock, trim_log, writing)
+from .checkpoint import (append_row, clear_resume, find_checkpoint, is_log, leave,
+                                       release_lock, say, set_aside, set_rng_state, take_lock, trim_log,
+                                       writing)
 from .files import FileError, WriteError, read_tensors, read_torch
 
 # %% ../nbs/0C_resume.ipynb #2ad76e50
@@ -89,7 +90,7 @@ def differences(run, # a Trainer
     "What is not as it was."
     was, now, task = dict(state["identity"]), run._identity(), run.task
     if task.timed: was.update(_length(run, state, now))
-    newer = [k for k in ("images", "teacher") if k not in was] # of an earlier version
+    newer = [k for k in ("files", "part", "teacher") if k not in was] # of an earlier version
     free = (*newer, *(task.data_keys if resume == "data" else ()))
     return {k: (was.get(k), now.get(k)) for k in {**now, **was}
             if was.get(k) != now.get(k) and k not in free}
@@ -108,7 +109,9 @@ def check_same_run(run, # a Trainer
     "`ValueError` that names what differs, and the way out."
     found, task = differences(run, state, resume), run.task
     if not found: return
-    other = ", ".join(f"{k}={was!r} (now {now!r})" for k, (was, now) in found.items())
+    digests = ("files", "part") if "n_images" in found else () # that one says more
+    named = {k: v for k, v in found.items() if k not in digests}
+    other = ", ".join(f"{k}={was!r} (now {now!r})" for k, (was, now) in named.items())
     ways = "use the same settings, another folder, or resume=False"
     if set(found) <= set(task.data_keys):
         ways = "put the data back, use another folder, or accept the new data with resume='data'"
@@ -155,7 +158,19 @@ def enter_folder(run, # a Trainer
         say(f"{log}: has {found} rows up to step {state['step']}, it had {had}; the run goes on")
     return folder, {**state, "n_rows": found}
 
-# %% ../nbs/0C_resume.ipynb #e2ea98b4
+# %% ../nbs/0C_resume.ipynb #afc2eb3c
+def write_row(out:Path, # folder of the run
+              row:dict, # numbers by name
+             )->None:
+    "Add a row to the log of a run."
+    with writing(out, out/"log.jsonl"): append_row(out/"log.jsonl", row)
+
+def data_notes(source, # of the training images
+              )->dict: # JSON values, for a task's `describe`
+    "What tells the data of a run from others."
+    return {**source.identity(), "n_images": len(source)}
+
+# %% ../nbs/0C_resume.ipynb #3484da91
 def load_checkpoint(run, # a Trainer
                     folder:Path, # the checkpoint
                     state:dict, # its state
@@ -178,7 +193,7 @@ def load_checkpoint(run, # a Trainer
     running = state["running"]
     _take_counters(run, state, running[rank] if isinstance(running, list) else running)
 
-# %% ../nbs/0C_resume.ipynb #f9bd94f4
+# %% ../nbs/0C_resume.ipynb #4e7bee64
 def _take_counters(run, state, running):
     "Where the run was."
     run.running = {k: [float(v) for v in values] for k, values in running.items()}
@@ -186,7 +201,7 @@ def _take_counters(run, state, running):
     run.step, run.seconds, run.n_rows = state["step"], state["seconds"], state["n_rows"]
     if run.config.minutes is not None: run.n_steps = state["n_steps"]
 
-# %% ../nbs/0C_resume.ipynb #c9e4799a
+# %% ../nbs/0C_resume.ipynb #cef0ffdb
 def give_up(run): # a Trainer, stopped by a signal, after its checkpoint
     "Leave as the signal asks for; one line says how to go on."
     at = f"stopped after step {run.step}" + (f" of {run.n_steps}" if run.n_steps else "")
@@ -195,7 +210,7 @@ def give_up(run): # a Trainer, stopped by a signal, after its checkpoint
         left = f"saved in {run.out/'resume'}; the same command with the same out goes on there"
     leave(run.stopped, f"{at}; {left}", run.acc.is_main_process)
 
-# %% ../nbs/0C_resume.ipynb #609df53f
+# %% ../nbs/0C_resume.ipynb #583ddda8
 def image_counts(source # of the images, or None
                 )->dict: # for a row of the log; what is zero is left out
     "How many images a source dropped or had to read again."

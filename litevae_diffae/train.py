@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TrainConfig', 'check_train_config', 'cpu_has_bf16', 'pick_precision', 'lr_factor', 'ema_decay', 'EMA', 'Task',
-           'TrainingStopped', 'Trainer', 'connect', 'blame_module', 'draw', 'write_row', 'write_checkpoint', 'read_log',
+           'TrainingStopped', 'Trainer', 'connect', 'blame_module', 'draw', 'write_checkpoint', 'read_log',
            'atomic_folder', 'newest_checkpoint', 'rng_state', 'set_rng_state']
 
 # %% ../nbs/05_train.ipynb #072baf05
@@ -24,11 +24,11 @@ from torch.utils._pytree import tree_leaves
 from tqdm import tqdm
 
 # %% ../nbs/05_train.ipynb #5e0c71d3
-from .checkpoint import (StopSignals, append_row, clear_resume, newest_checkpoint, read_log, read_state, rng_state,
+from .checkpoint import (StopSignals, clear_resume, newest_checkpoint, read_log, read_state, rng_state,
                                        seal_checkpoint, set_aside, set_rng_state, what_is_left, writing)
 from .core import check_positive, check_types, default_device, make_config, n_params, seed_everything
 from .files import atomic_folder
-from .resume import agree, claimed, counters, enter_folder, from_main, give_up, image_counts, load_checkpoint, say_images
+from .resume import agree, claimed, counters, enter_folder, from_main, give_up, image_counts, load_checkpoint, say_images, write_row
 from .viz import save_png
 _all_ = ["read_log", "atomic_folder", "newest_checkpoint", "rng_state", "set_rng_state"]
 
@@ -147,7 +147,7 @@ class Task:
     averaged:tuple = ("model",) # names of the nets with an EMA
     run = None                # the Trainer; it sets this
     timed = ""                # what depends on the length of the run, so that it can't be changed; "": nothing
-    data_keys = ("n_images", "images", "codes") # what `describe` says of the data
+    data_keys = ("n_images", "files", "part", "codes") # what `describe` says of the data
 
     def optimizers(self, config:TrainConfig)->dict: # name -> optimizer
         "One Adam per net, fused into one pass over the weights where PyTorch has that."
@@ -393,13 +393,6 @@ def _log(self:Trainer, bar):
     bar.set_postfix({k: f"{v:.4g}" for k,v in means.items()}, refresh=False)
     if self.config.log_with: self.acc.log({k: v for k,v in row.items() if k != "step"}, step=self.step)
     if self.out: from_main(self.acc, partial(write_row, self.out, row)); self.n_rows += 1
-
-# %% ../nbs/05_train.ipynb #f2c83a51
-def write_row(out:Path, # folder of the run
-              row:dict, # numbers by name
-             )->None:
-    "Add a row to the log."
-    with writing(out, out/"log.jsonl"): append_row(out/"log.jsonl", row)
 
 # %% ../nbs/05_train.ipynb #37517950
 @patch

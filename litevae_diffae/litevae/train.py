@@ -17,6 +17,7 @@ from ..data import Batch, Crops, Source, batches, hold_out
 from .klvae import KLVAE, KLVAEConfig
 from .losses import LossWeights, draw_warp, loss_terms, warp, weighted_sum
 from .model import Autoencoder, LiteVAE, LiteVAEConfig, compute_latent_stats
+from ..resume import data_notes
 from ..train import Task, TrainConfig, Trainer
 from ..viz import image_grid
 
@@ -172,7 +173,7 @@ def train_litevae(model:str|LiteVAEConfig|LiteVAE="litevae-b", # a preset's or a
     vae = build(model, config.seed)
     source, test = hold_out(data)
     crops = Crops(source, size, scale=scale, in_channels=vae.config.in_channels)
-    notes = dict(size=size, scale=scale, n_images=len(source))
+    notes = dict(size=size, scale=scale, **data_notes(source))
     seed_everything(config.seed)
     task = make_task(vae, weights, shown_pictures(test, size, vae.config.in_channels), freeze_encoder, notes=notes, lpips_net=lpips_net, equivariance=equivariance)
     run = Trainer(task, partial(batches, crops), config, out, device, progress, source).fit(resume)
