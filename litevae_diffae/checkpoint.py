@@ -28,8 +28,8 @@ from pathlib import Path
 # %% ../nbs/0B_checkpoint.ipynb #8ed561ce
 import numpy as np
 import torch
-from .files import (FileError, MissingFile, WriteError, atomic_folder, check_file,
-                                  read_json, read_tensor_header, to_json, write_atomic)
+from .files import (FileError, MissingFile, WriteError, check_file, read_json,
+                                  read_tensor_header, to_json, write_atomic)
 
 # %% ../nbs/0B_checkpoint.ipynb #8295fd6d
 def say(text:str, # one line

@@ -7,7 +7,6 @@ __all__ = ['from_main', 'agree', 'claimed', 'counters', 'differences', 'check_sa
            'write_row', 'data_notes', 'load_checkpoint', 'give_up', 'image_counts', 'say_images']
 
 # %% ../nbs/0C_resume.ipynb #1696056f
-import json
 import math
 from contextlib import contextmanager
 from functools import partial

@@ -19,7 +19,6 @@ from conftest import ROOT
 from litevae_diffae import checkpoint, resume
 from litevae_diffae.checkpoint import find_checkpoint, take_lock
 from litevae_diffae.cli import main
-from litevae_diffae.data import ArraySource
 from litevae_diffae.files import FileError, WriteError
 from litevae_diffae.litevae.adversarial import AdversarialConfig, train_adversarial
 from litevae_diffae.litevae.discriminator import DiscriminatorConfig
@@ -30,7 +29,7 @@ from litevae_diffae.litevae.train import train_litevae
 from litevae_diffae.train import TrainConfig, Trainer, newest_checkpoint, read_log
 from test_train import CONFIG, everything, script, train
 from torch import nn
-from toy_run import Toy, data, weights
+from toy_run import Toy, data
 
 PROCESSES = os.environ.get("PROCESSES", "2")  # PROCESSES=4 pytest tests/test_runs.py: with four
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
