@@ -29,6 +29,7 @@ from litevae_diffae.litevae.losses import LossWeights
 from litevae_diffae.litevae.model import LiteVAE
 from litevae_diffae.litevae.train import train_litevae
 from litevae_diffae.train import TrainConfig, read_log
+from safetensors.torch import load_file
 
 CONFIG = TrainConfig(steps=6, batch_size=2, lr=1e-3, precision="fp32", log_every=2, save_every=2)
 QUIET = dict(device="cpu", progress=False)
@@ -93,7 +94,7 @@ def finish(child):
 
 
 def left_by(out):
-    "All that a run leaves: bytes by file name; the log without its clocks, no counters."
+    "All that a run leaves: tensors by name, bytes of other files, the log without its clocks; no counters."
     found = {}
     for path in sorted(p for p in out.rglob("*") if p.is_file() and not p.name.startswith(".")):  # a dot: what was being written
         name = path.relative_to(out).as_posix()
@@ -101,6 +102,7 @@ def left_by(out):
         elif path.name == "optimizer.pt":
             saved = torch.load(path, weights_only=True)
             found[name] = [t for o in saved["optimizers"].values() for s in o["state"].values() for t in s.values()]
+        elif path.suffix == ".safetensors": found.update({f"{name}: {k}": [v] for k, v in load_file(path).items()})  # its metadata have no order
         elif path.name != "state.json": found[name] = path.read_bytes()
     return found
 
