@@ -203,7 +203,7 @@ def train_prior(model:DiffAE|None, # gets the prior, statistics included, as `mo
                 prior:str|LatentDDIM|None=None, # preset or network; None: latent-10 for 512 dimensions and more, else latent-tiny
                 loss:str="l1", # as in the paper, or "mse"
                 weight_decay:float=0.01, # of AdamW; published: 0 for latent-20
-                resume:bool=True, # continue the run in `out`, if there is one
+                resume:bool|str=True, # continue the run in `out`, if there is one; "data": also if the codes changed
                 device:str|None=None, # "cpu" keeps off the GPU
                 progress:bool=True, # show a bar
                 **changes, # fields of `TrainConfig` to change, e.g. minutes=10
