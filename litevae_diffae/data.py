@@ -68,7 +68,9 @@ def _passes(error): # worth a further try
     e = _system_error(error)
     return e is not None and e.errno not in FACTS
 
-def _reason_of(error): return error.reason if isinstance(error, ImageError) else " ".join(str(error).split()) or type(error).__name__
+def _reason_of(error):
+    if isinstance(error, ImageError): return error.reason
+    return " ".join(str(getattr(error, "strerror", None) or error).split()) or type(error).__name__
 
 # %% ../nbs/01_data.ipynb #d7b3f016
 @patch
@@ -80,6 +82,7 @@ def _first(self:Source, order, min_side): # the first of these images that can b
         try: found = self._try(j, min_side)
         except ImageMisfit: raise
         except (ImageError, *BROKEN) as e:
+            self._check_there()
             self._drop(j, e)
             away += self._broken[j] == "away"
             if away >= 10: break # the disk is gone, not an image
@@ -88,6 +91,9 @@ def _first(self:Source, order, min_side): # the first of these images that can b
             return found
     last = self.skipped[-1][1] if self.skipped else "no image"
     raise ValueError(f"{type(self).__name__}: no readable image from {self._label(start)} on; the last: {last}")
+
+@patch
+def _check_there(self:Source): pass # the place that the images come from
 
 @patch
 def _try(self:Source, j, min_side): # image j, after further tries where the system failed
@@ -626,6 +632,10 @@ def _keep(self:ImageFolder, key, image): # in memory, while there is room
         if key in self._cache or image.nbytes > self._counts["room"]: return
         self._counts["room"] -= image.nbytes
         self._cache[key] = image
+
+@patch
+def _check_there(self:ImageFolder):
+    if not self.root.is_dir(): raise FileNotFoundError(f"image folder: {self.root} is no longer there")
 
 @patch
 def __len__(self:ImageFolder): return len(self.paths)
