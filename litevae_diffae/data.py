@@ -7,7 +7,8 @@ __all__ = ['WAITS', 'FACTS', 'HELD_OUT', 'AVATAR_NAMES', 'RATES', 'PARTS', 'COLO
            'WIDE', 'Source', 'ArraySource', 'as_source', 'Credit', 'photo_credits', 'load_photos', 'load_avatars',
            'draw_face', 'visible', 'avatar_options', 'render_avatar', 'AvatarSource', 'avatar_images',
            'counterfactual_pairs', 'Crops', 'Batch', 'batches', 'one_pass', 'ImageFolder', 'LMDBSource', 'HFSource',
-           'TorchvisionSource', 'open_source', 'Part', 'hold_out']
+           'TorchvisionSource', 'open_source', 'Part', 'hold_out', 'BROKEN', 'VALUES', 'check_image', 'read_attributes',
+           'read_image', 'to_array', 'to_tensor']
 
 # %% ../nbs/01_data.ipynb #d07d8bb5
 import copy, errno, hashlib, importlib, json, lzma, os, random, re, threading, time, warnings
@@ -25,10 +26,13 @@ import torch
 from fastcore.basics import patch
 from numpy.lib.format import read_array
 from PIL import Image
-from .attributes import EXTENSIONS, NO_ROW, VALUES, AttributeTable, read_attributes
+from .attributes import EXTENSIONS, VALUES, AttributeTable, read_attributes
 from .core import asset, check_positive
 from .images import check_image, read_image, read_pixels
 from .pixels import BROKEN, ImageError, ImageMisfit, check_value_range, pick_channels, to_array, to_tensor
+
+# %% ../nbs/01_data.ipynb #2e61c0b9
+_all_ = ["BROKEN", "VALUES", "check_image", "read_attributes", "read_image", "to_array", "to_tensor"]
 
 # %% ../nbs/01_data.ipynb #cd941936
 class Source:
@@ -43,6 +47,10 @@ class Source:
     def __len__(self): raise TypeError(f"{type(self).__name__} must define __len__")
     def _read(self, i, min_side): raise TypeError(f"{type(self).__name__} must define _read")
     def _label(self, i): return str(i)                                  # how `skipped` calls image i
+    def _check_there(self): pass                                        # raises if the place of the images is gone
+    def identity(self)->dict: # of JSON values
+        "What tells this collection from another one; cheap, and equal for equal collections."
+        return dict(n_images=len(self))
     def __getitem__(self, i):
         if not -len(self) <= i < len(self): raise IndexError(f"image {i} of {len(self)}")
         image, attributes = self.load(int(i)%len(self))
@@ -91,9 +99,6 @@ def _first(self:Source, order, min_side): # the first of these images that can b
             return found
     last = self.skipped[-1][1] if self.skipped else "no image"
     raise ValueError(f"{type(self).__name__}: no readable image from {self._label(start)} on; the last: {last}")
-
-@patch
-def _check_there(self:Source): pass # the place that the images come from
 
 @patch
 def _try(self:Source, j, min_side): # image j, after further tries where the system failed
@@ -162,11 +167,6 @@ def as_channels(self:Source, n:int, # channels of a model
     view = copy.copy(self)
     view.in_channels = n
     return view
-
-@patch
-def identity(self:Source)->dict: # of JSON values
-    "What tells this collection from another one; cheap, and equal for equal collections."
-    return dict(n_images=len(self))
 
 # %% ../nbs/01_data.ipynb #6ef44686
 @patch

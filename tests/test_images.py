@@ -4,7 +4,6 @@ import io
 import os
 import struct
 import threading
-import warnings
 import zlib
 
 import numpy as np
