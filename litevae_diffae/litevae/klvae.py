@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 # %% ../../nbs/17_litevae.klvae.ipynb #0ff92117
-from ..core import load_strict
+from ..core import check_limits, check_number, load_strict, make_config
 from ..layers import Downsample, GroupNormSiLU, ResBlock
 from .decoder import Decoder, MidBlock
 from .model import Autoencoder, check_choice, check_config, check_stats
@@ -70,7 +70,7 @@ class KLVAEConfig:
     "Everything that defines a `KLVAE`; the defaults are Stable Diffusion's."
     in_channels: int = 3 # of the images, in and out
     z_channels: int = 4 # of the latents
-    block_out_channels: tuple = (128, 256, 512, 512) # encoder widths from the image to the latents; ratio 2**(n-1)
+    block_out_channels: tuple[int, ...] = (128, 256, 512, 512) # encoder widths from the image to the latents; ratio 2**(n-1)
     n_res_blocks: int = 2 # per resolution in the encoder; the decoder has one more
     attention: bool = True # in both middle blocks
     norm_num_groups: int|None = None # of each GroupNorm; None: the largest divisor of the width up to 32
@@ -78,20 +78,23 @@ class KLVAEConfig:
     post_quant_conv: bool = True # 1x1 convolution before the decoder
     decoder: str = "gn" # "gn", "smc" or "mixed"
     decoder_channels: int|None = None # base width of the decoder; None: as the encoder
-    decoder_mult: tuple|None = None # its multipliers, as many as `block_out_channels`; None: the encoder's proportions
+    decoder_mult: tuple[float, ...]|None = None # its multipliers, as many as `block_out_channels`; None: the encoder's proportions
     decoder_final_norm: bool = True # GroupNorm before the decoder's last convolution
     output: str = "image" # of the decoder, or "wavelet": predict level-1 bands, then inverse Haar
     zero_init: bool = False # residual branches start at zero
     folded: bool = False # SMC layers stored as plain convolutions
-    sample_size: int|tuple = 256 # pixels the model was trained at; for pipelines
+    sample_size: int|tuple[int, ...] = 256 # pixels the model was trained at; for pipelines
     force_upcast: bool = True # float16 overflows in it; for pipelines
-    latents_mean: tuple|None = None # per channel, from `compute_latent_stats`
-    latents_std: tuple|None = None # per channel
+    latents_mean: tuple[float, ...]|None = None # per channel, from `compute_latent_stats`
+    latents_std: tuple[float, ...]|None = None # per channel
     shift_factor: float|None = None # mean of all latents
     scaling_factor: float|None = None # 1 / std of all latents; 0.18215 in Stable Diffusion 1
 
     def __post_init__(self):
         check_config(self, ("in_channels", "z_channels", "n_res_blocks"), ("block_out_channels",))
+        check_limits(self, n_res_blocks=64, block_out_channels=2**16, decoder_channels=2**16, decoder_mult=2**16)
+        if len(self.block_out_channels) > 12: raise ValueError(f"block_out_channels: at most 12 widths expected, got {len(self.block_out_channels)}")
+        if self.norm_num_groups is not None: check_number("norm_num_groups", self.norm_num_groups, low=1, whole=True)
         check_choice(self, decoder=("gn", "smc", "mixed"), output=("image", "wavelet"))
         check_stats(self)
         self.decoder_widths                                      # raises if it can't be built
@@ -110,7 +113,7 @@ class KLVAEConfig:
 def decoder_widths(config:"KLVAEConfig")->tuple: # from the image to the latents
     "Widths of the decoder: the encoder's, scaled to `decoder_channels`, or `decoder_channels * decoder_mult`."
     base, mult, enc = config.decoder_channels, config.decoder_mult, config.block_out_channels
-    if base is not None and (not isinstance(base, int) or base < 1): raise ValueError(f"decoder_channels: a whole number above 0 expected, got {base!r}")
+    if base is not None and base < 1: raise ValueError(f"decoder_channels: a whole number above 0 expected, got {base!r}")
     if mult is None: widths = tuple(w * (base or enc[0]) / enc[0] for w in enc)
     else: widths = tuple((base or enc[0]) * m for m in mult)
     if len(widths) != len(enc): raise ValueError(f"decoder_mult: {len(enc)} multipliers expected, as many as block_out_channels, got {mult}")
@@ -174,7 +177,7 @@ def kl_config(values:dict, # `config.json` of a diffusers AutoencoderKL
     for key, valid in fixed.items():
         if (v := values.pop(key, valid[0])) not in valid: raise ValueError(f"from_diffusers: {key} must be one of {valid}, got {v!r}")
     if unknown := sorted(k for k in values if k not in translated): raise ValueError(f"from_diffusers: unknown fields {', '.join(unknown)}")
-    return KLVAEConfig(**{translated[k]: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+    return make_config(KLVAEConfig, {translated[k]: v for k, v in values.items()})
 
 # %% ../../nbs/17_litevae.klvae.ipynb #01d95808
 def from_hub(name:str)->Path: # user/model -> local folder with the autoencoder's files only
