@@ -102,7 +102,7 @@ FLAGS = {**dict.fromkeys(("true", "yes", "on", "1"), True),
 NOTHING = ("none", "null")
 
 def _json(text):
-    "A text as JSON, tuples and Python's words for true, false and nothing too; itself if it is none."
+    "A text as JSON, tuples and Python's words too; itself if it is none."
     words = {"True": True, "False": False, "None": None}
     if text in words: return words[text]
     if text.startswith("(") and text.endswith(")"): text = f"[{text[1:-1].strip().rstrip(',')}]"
@@ -125,7 +125,7 @@ def read_word(text:str, # what stands behind the =
 
 # %% ../nbs/0C_options.ipynb #86147996
 def parse_overrides(pairs:tuple, # ("z_channels=12", ...)
-                    config_class:type|None=None, # a dataclass that has these fields; None: not known
+                    config_class:type|None=None, # that has these fields; None: not known
                    )->dict: # field name -> value
     "Field overrides from `name=value` texts."
     kinds = {} if config_class is None else field_types(config_class)
@@ -136,4 +136,10 @@ def parse_overrides(pairs:tuple, # ("z_channels=12", ...)
         if not sign or not name: raise ValueError(f"--set: must be name=value, got {pair!r}")
         if name in found: raise ValueError(f"--set: the field {name!r} is given twice")
         found[name] = read_word(text, kinds.get(name))
+        if name in kinds: _check_field(name, found[name], kinds[name])
     return found
+
+def _check_field(name, value, hint):
+    "`ValueError` that names the option and the field."
+    try: check_value(name, value, hint)
+    except ValueError as e: raise ValueError(f"--set: a value of the wrong type ({e})") from e

@@ -4,15 +4,18 @@
 
 # %% auto #0
 __all__ = ['MAX_NAME', 'MANIFEST', 'NUMBER', 'name_key', 'plan_names', 'is_inside', 'data_folders', 'refuse_inside',
-           'open_folder', 'file_digest', 'read_manifest', 'is_ours', 'Outputs', 'few', 'progress']
+           'open_folder', 'file_digest', 'read_manifest', 'is_ours', 'Outputs', 'few', 'save_model', 'claim_json',
+           'progress']
 
 # %% ../nbs/09_outputs.ipynb #8df613ce
 import hashlib
 import os
 import re
+import tempfile
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 # %% ../nbs/09_outputs.ipynb #0b8f9fcf
@@ -214,13 +217,17 @@ def _input_files(outputs):
         for folder, files in _walk(place): found |= {_identity(Path(folder, f)) for f in files}
     return found - {None}
 
-def _obstacle(outputs, name, inputs):
+def _nothing(path):
+    "No file is ours but by the list."
+    return False
+
+def _obstacle(outputs, name, inputs, known):
     "Why a result can't get its name, or None."
     path = outputs.folder/name
     if _identity(path) in inputs: return "is one of the files to read"
     if path.is_symlink(): return "is a link"
     if path.is_dir(): return "is a folder"
-    if is_ours(path, outputs.before.get(name)): return None
+    if is_ours(path, outputs.before.get(name)) or known(path): return None
     return "is there already and is no unchanged result of this program"
 
 # %% ../nbs/09_outputs.ipynb #6ed3cbad
@@ -249,6 +256,7 @@ def few(names:list, # at least one
 def plan(self:Outputs,
          names:Iterable[str], # relative, with /; all that will be written
          numbered:bool=False, # names are numbers: those of a longer earlier run go at the end
+         known:Callable=_nothing, # path -> whether a file that the list has not is ours all the same
         )->list: # the same names
     "Announce results; `FileError` before anything is written if one can't have its name."
     names = list(names)
@@ -262,7 +270,7 @@ def plan(self:Outputs,
     inputs = _input_files(self) if there else set()
     for n in there:
         advice = "name another folder with --out, or move it away"
-        if why := _obstacle(self, n, inputs): raise FileError(self.folder/n, why, advice)
+        if why := _obstacle(self, n, inputs, known): raise FileError(self.folder/n, why, advice)
     if there: self.say(f"{self.folder}: replaces {few(there)} of an earlier run")
     self.planned.update(dict.fromkeys(names))
     self.numbered = self.numbered or numbered
@@ -345,6 +353,32 @@ def text(self:Outputs,
     "Write a text file."
     content = value.encode("utf-8", "backslashreplace")
     self.write(name, lambda p: p.write_bytes(content))
+
+# %% ../nbs/09_outputs.ipynb #51e68dc3
+def save_model(outputs:Outputs,
+               model, # has `save_pretrained`
+              )->None:
+    "Write a model's files into a folder of results."
+    with tempfile.TemporaryDirectory(dir=outputs.folder, prefix=".model.") as aside:
+        try: model.save_pretrained(aside)
+        except OSError as e:
+            raise WriteError(outputs.folder, f"can't be written into ({e.strerror or e})") from e
+        files = sorted(p for p in Path(aside).rglob("*") if p.is_file())
+        names = outputs.plan([p.relative_to(aside).as_posix() for p in files])
+        for name, file in zip(names, files): outputs.write(name, partial(os.replace, file))
+
+# %% ../nbs/09_outputs.ipynb #1f1fc29c
+def claim_json(path:str|Path, # of a file to write
+               keys:Iterable, # what is in a file of this kind
+              )->Path: # the same, without `~`
+    "A JSON file that may be written: not there, or with these keys; else `FileError`."
+    path, advice = expand_path(path, "out"), "name another file with --out, or move it away"
+    if path.is_dir(): raise WriteError(path, "is a folder, a file is needed", advice)
+    if not os.path.lexists(path): return path
+    try: found = read_json(path)
+    except FileError: found = {}
+    if set(keys) <= found.keys(): return path
+    raise FileError(path, "is there already and is no result of this command", advice)
 
 # %% ../nbs/09_outputs.ipynb #819de0cd
 NUMBER = re.compile(r"\d{3,}\.[a-z]+") # 000.png

@@ -105,7 +105,7 @@ class Stopped(KeyboardInterrupt):
 
 @contextmanager
 def stop_signals():
-    "Inside, SIGTERM and SIGHUP raise `Stopped`; in the main thread only, and not where they are ignored."
+    "Inside, SIGTERM and SIGHUP raise `Stopped`, unless they are ignored; in the main thread only."
     def stop(number, frame): raise Stopped(number)
 
     names = [n for n in ("SIGTERM", "SIGHUP") if hasattr(signal, n)]
