@@ -354,7 +354,7 @@ class Bench(Command):
     def run(self):
         from litevae_diffae.bench import run_bench
         from litevae_diffae.outputs import claim_json, open_folder
-        out = claim_json(self.out, ("hardware", "versions"))
+        out = claim_json(self.out, ("hardware", "parts"))
         open_folder(out.parent)
         run_bench(out=out, only=self.only, minutes=self.minutes)
 

@@ -14,7 +14,10 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from .bench import hardware, versions
-from .core import check_positive, write_atomic
+from .core import check_positive
+from .files import FileError, read_json, write_json
+from .options import expand_path
+from .outputs import claim_json, open_folder
 
 # %% ../nbs/54_experiment.ipynb #d23b8069
 @dataclass(frozen=True)
@@ -55,8 +58,16 @@ def read_records(results:Path, # results/NAME.json
                  work:Path, # folder of the runs
                 )->dict: # key -> record
     "What has been measured so far; the other tables of the folder count too, since a row may stand in several."
-    old = {k: r for p in sorted(results.parent.glob("*.json")) for k,r in json.loads(p.read_text()).get("records", {}).items()}
-    return {**old, **{p.parent.name: json.loads(p.read_text()) for p in Path(work).glob("*/record.json")}}
+    old = {k: r for p in sorted(results.parent.glob("*.json")) for k,r in _records_of(p).items()}
+    advice = "delete its folder, and it is run again"
+    return {**old, **{p.parent.name: read_json(p, dict, advice) for p in Path(work).glob("*/record.json")}}
+
+def _records_of(path):
+    "The records in a results file; none in a file of somebody else."
+    try: found = read_json(path).get("records")
+    except FileError: return {}
+    if not isinstance(found, dict): return {}
+    return {k: r for k, r in found.items() if isinstance(r, dict) and {"metrics", "seconds"} <= r.keys()}
 
 # %% ../nbs/54_experiment.ipynb #e9891dba
 def make_table(rows:list, # of `Row`
@@ -79,7 +90,7 @@ def write_results(path:Path, name:str, e:Experiment, scale:str, n_seeds:int, wor
     out = dict(experiment=name, question=e.question, scale=scale, protocol=e.protocol, paper=e.paper, rows=make_table(rows, n_seeds, records),
                budget=dict(cpu_minutes=round(sum(r["seconds"] for r in used.values())/60, 1), runs=len(used)),
                hardware=next((r["hardware"] for r in used.values()), hardware()), records=used)
-    write_atomic(path, lambda p: p.write_text(json.dumps(out, indent=1) + "\n"))
+    write_json(path, out)
     return out
 
 # %% ../nbs/54_experiment.ipynb #dd5ade47
@@ -96,9 +107,11 @@ def run_experiment(name:str, # of `find_experiments`
     if name not in known: raise ValueError(f"experiment: must be one of {', '.join(known)}, got {name!r}")
     if scale not in scales: raise ValueError(f"scale: must be one of {', '.join(scales)}, got {scale!r}")
     check_positive(seeds=seeds)
-    e, work, path = known[name], Path(work), Path(out)/(f"{name}.json" if scale == "small" else f"{name}-{scale}.json")
+    file = f"{name}.json" if scale == "small" else f"{name}-{scale}.json"
+    e, work = known[name], expand_path(work, "work")
     todo = e.rows(scale)
     if bad := [r for r in rows if r not in [t.name for t in todo]]: raise ValueError(f"rows: must be among {', '.join(t.name for t in todo)}, got {bad[0]!r}")
+    path = claim_json(open_folder(out)/file, ("records",))
     for seed in range(first_seed, seeds):
         for row in todo:
             if rows and row.name not in rows: continue
@@ -108,7 +121,7 @@ def run_experiment(name:str, # of `find_experiments`
             start = time.perf_counter()
             metrics = row.run(row.config, seed, work/key)
             record = dict(name=row.name, config=row.config, seed=seed, metrics=metrics, seconds=round(time.perf_counter() - start, 1), hardware=hardware(), versions=versions(("litevae_diffae", "torch", "numpy", "pillow")))
-            write_atomic(work/key/"record.json", lambda p: p.write_text(json.dumps(record, indent=1)))
+            write_json(work/key/"record.json", record)
             write_results(path, name, e, scale, seeds, work)
     found = write_results(path, name, e, scale, seeds, work)
     print(f"{len(found['rows'])} rows, {found['budget']['cpu_minutes']} minutes in all: {path}")
@@ -126,7 +139,7 @@ def find_result(name:str, # below the folder, e.g. models/ddim-avatars
 def read_results(name:str, # of a results file
                  folder:str="results")->dict:
     "What an experiment found."
-    return json.loads(find_result(f"{name}.json", folder).read_text())
+    return read_json(find_result(f"{name}.json", folder))
 
 def results_table(found:dict, # of `read_results`
                   columns:dict, # metric -> (title, format such as ".3f")
