@@ -4,22 +4,27 @@
 
 # %% auto #0
 __all__ = ['LARGEST', 'DiagonalGaussian', 'EncoderOutput', 'DecoderOutput', 'pad_to_multiple', 'Autoencoder', 'check_maps',
-           'check_size', 'affine_stats', 'image_batches', 'LatentStats', 'latent_stats', 'compute_latent_stats',
-           'is_local', 'n_convs', 'decoder_radius', 'tile_starts', 'tile_weights', 'tiled_map', 'Tiling',
-           'check_config', 'check_stats', 'check_choice', 'LiteVAEConfig', 'preset_table', 'LiteVAE']
+           'check_size', 'affine_stats', 'image_batches', 'collection_batches', 'check_batch', 'LatentStats',
+           'latent_stats', 'compute_latent_stats', 'is_local', 'n_convs', 'decoder_radius', 'tile_starts',
+           'tile_weights', 'tiled_map', 'Tiling', 'check_config', 'check_stats', 'check_choice', 'LiteVAEConfig',
+           'preset_table', 'LiteVAE']
 
 # %% ../../nbs/16_litevae.model.ipynb #5262de0f
 import copy
+import os
 from dataclasses import dataclass, replace
 from math import ceil
 from typing import NamedTuple
+import numpy as np
 import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
+from PIL import Image
 from torch import Tensor, nn
 
 # %% ../../nbs/16_litevae.model.ipynb #7e910937
 from ..core import Pretrained, check_limits, check_types
+from ..data import Crops, Source, one_pass, open_source
 from ..layers import Attention, GroupNormSiLU
 from .decoder import Decoder
 from .encoder import WaveletEncoder
@@ -216,6 +221,37 @@ def image_batches(data, # (N, C, H, W) tensor, or an iterable of tensors, `(imag
         elif not isinstance(item, Tensor): item = item[0]
         yield item[None] if item.ndim == 3 else item
 
+# %% ../../nbs/16_litevae.model.ipynb #b2d90c6e
+def _is_collection(data): # something that `open_source` must open, rather than float images or batches of them
+    if isinstance(data, (str, os.PathLike, Source, np.ndarray)): return True
+    if isinstance(data, Tensor): return not data.is_floating_point()
+    if isinstance(data, (list, tuple)) and len(data):
+        first = data[0]
+        bytes_ = isinstance(first, Tensor) and not first.is_floating_point()
+        return bytes_ or isinstance(first, (str, os.PathLike, np.ndarray, Image.Image))
+    return not isinstance(data, (list, tuple, dict)) and hasattr(data, "__len__") and hasattr(data, "__getitem__")
+
+# %% ../../nbs/16_litevae.model.ipynb #71f3ae58
+def collection_batches(data, # whatever `open_source` takes
+                       in_channels:int=3, # of the model
+                       size:int=256, # pixels; the short side of the first image if that is less
+                       batch_size:int=16, # B
+                       value_range:tuple|str="auto", # see `open_source`
+                      ): # iterator over (B, C, size, size) tensors in [-1, 1]
+    "The middle squares of the images of a collection."
+    source = open_source(data, value_range=value_range, in_channels=in_channels)
+    size = min(size, *source.load(0, size)[0].shape[:2])
+    crops = Crops(source, size, train=False, in_channels=in_channels)
+    return (batch.image for batch in one_pass(crops, batch_size))
+
+# %% ../../nbs/16_litevae.model.ipynb #5d8c03f1
+def check_batch(x:Tensor, # (B, C, H, W)
+               )->Tensor: # the same
+    "`ValueError` unless the values lie in [-1, 1], as those of images here do."
+    low, high = x.aminmax() if x.numel() else (x.new_zeros(()), x.new_zeros(()))
+    if -1.01 <= low and high <= 1.01: return x
+    raise ValueError(f"data: expected images with values in [-1, 1], got {low:.3g} to {high:.3g}")
+
 # %% ../../nbs/16_litevae.model.ipynb #76f491f7
 class LatentStats(NamedTuple):
     "Statistics of unscaled latents, as stored in the config."
@@ -238,15 +274,18 @@ def latent_stats(total:Tensor, # (z,) float64 sums of z
 # %% ../../nbs/16_litevae.model.ipynb #e181e72f
 @torch.no_grad()
 def compute_latent_stats(model:Autoencoder, # its `config` is replaced by one that holds the result
-                         data, # see `image_batches`; images in [-1, 1]
+                         data, # see `image_batches`, images in [-1, 1]; or whatever `open_source` takes
                          n_images:int|None=None, # stop after so many; needed if `data` never ends
                          sample_posterior:bool=False, # statistics of samples instead of means
-                         batch_size:int=16, # if `data` is one tensor
+                         batch_size:int=16, # if `data` is one tensor or a collection
+                         size:int=256, # pixels of the squares measured, if `data` is a collection
+                         value_range:tuple|str="auto", # see `open_source`, if `data` is a collection
                         )->LatentStats:
     "Measure mean and std of the latents in float64 and keep them in `model.config`."
     total, square, n, seen = 0., 0., 0, 0
-    for x in image_batches(data, batch_size):
-        x = x[:n_images - seen] if n_images is not None else x
+    opened = _is_collection(data)
+    for x in collection_batches(data, model.config.in_channels, size, batch_size, value_range) if opened else image_batches(data, batch_size):
+        x = check_batch(x[:n_images - seen] if n_images is not None else x)
         dist = model.encode(x.to(model.device)).latent_dist
         z, var = dist.mean.cpu().double(), dist.var.cpu().double()
         total, square = total + z.sum((0, 2, 3)), square + (z.square() + var * sample_posterior).sum((0, 2, 3))
