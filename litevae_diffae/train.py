@@ -48,7 +48,7 @@ class TrainConfig:
     log_every:int = 50            # steps between lines of log.jsonl
     grid_every:int = 0            # steps between pictures; 0: none
     save_every:int = 0            # steps between checkpoints; 0: only the last step
-    log_with:str|None = None      # a tracker that Accelerate knows, such as "tensorboard" or "wandb"
+    log_with:object = None         # a tracker that Accelerate knows, such as "tensorboard" or "wandb"
 
     def __post_init__(self):
         check_types(self)

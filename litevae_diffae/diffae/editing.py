@@ -38,6 +38,7 @@ class PixelJudgeConfig:
         check_types(self)
         check_limits(self, image_size=2**12, width=2**10)
         check_positive(image_size=self.image_size, width=self.width)
+        if not self.names: raise ValueError("names: at least one attribute expected, got none")
         if self.image_size % 16: raise ValueError(f"image_size: must be a multiple of 16, got {self.image_size}")
 
 class PixelJudge(Pretrained, nn.Module):

@@ -35,7 +35,7 @@ class AttributeClassifierConfig:
 
 class AttributeClassifier(Pretrained, nn.Module):
     "Linear attribute classifier on normalised semantic codes."
-    config_class = AttributeClassifierConfig
+    config_class, positive = AttributeClassifierConfig, ("z_sem_std",)
 
     def __init__(self, config:AttributeClassifierConfig):
         super().__init__()

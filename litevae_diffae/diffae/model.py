@@ -12,6 +12,7 @@ import torch
 from fastcore.basics import patch
 from torch import Tensor
 from ..core import Pretrained, check_limits, check_positive
+from ..files import FileError
 from .encoder import SemanticEncoder
 from ..diffusion.inversion import invert as invert_x
 from ..diffusion.model import DiffusionModel, avatars_net, check_diffusion_config, check_images, check_noise, check_range, unet_fields
@@ -61,6 +62,7 @@ diffae_presets = {
 # %% ../../nbs/31_diffae.model.ipynb #233d3d8f
 class DiffAE(DiffusionModel, Pretrained, UNet):
     "Diffusion autoencoder: a semantic encoder and a conditional DDIM."
+    _has_parts = True # prior, classifier, editor
     config_class, presets = DiffAEConfig, diffae_presets
     shipped = {"avatars": "diffae-avatars"}
 
@@ -231,10 +233,14 @@ def _extra_keys(self:DiffAE): return {k for k in self.state_dict() if k.split(".
 
 @patch
 def _save_extra(self:DiffAE, dir, dtype):
-    for name in self._parts():
-        if (part := getattr(self, name)) is not None: part.save_pretrained(dir/name, dtype)
+    fitted = {name: getattr(self, name) for name in self._parts() if getattr(self, name) is not None}
+    for name, part in fitted.items(): part.save_pretrained(dir/name, dtype)
+    return tuple(fitted)
 
 @patch
-def _load_extra(self:DiffAE, dir):
-    for name,cls in self._parts().items():
-        if (dir/name/"config.json").is_file(): setattr(self, name, cls.from_pretrained(dir/name))
+def _load_extra(self:DiffAE, dir, parts): # parts: names of folders; None: those that are there
+    for name, cls in self._parts().items():
+        if not ((dir/name).exists() if parts is None else name in parts): continue
+        part = cls.from_pretrained(dir/name)
+        if part.config.z_dim != self.config.z_dim: raise FileError(dir/name, f"is for codes of {part.config.z_dim} numbers, and the model beside it has {self.config.z_dim}", "copy or download the folder again")
+        setattr(self, name, part)

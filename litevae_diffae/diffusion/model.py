@@ -159,7 +159,7 @@ def check_diffusion_config(c)->None:
     for field,valid in (("stem", ("conv", "haar")), ("prediction_type", ("eps", "v")), ("loss_weight", ("none", "min_snr", "band"))):
         if getattr(c, field) not in valid: raise ValueError(f"{field}: must be one of {', '.join(valid)}, got {getattr(c, field)!r}")
     n_bands = 4**c.stem_levels if c.stem == "haar" else 1
-    if c.band_rms and (c.prediction_type != "v" or len(c.band_rms) != n_bands): raise ValueError(f"band_rms: needs prediction_type v and {n_bands} numbers, got {c.prediction_type!r} and {len(c.band_rms)}")
+    if c.band_rms and (c.prediction_type != "v" or len(c.band_rms) != n_bands): raise ValueError(f"band_rms: needs prediction_type v and {n_bands} numbers (stem_levels), got {c.prediction_type!r} and {len(c.band_rms)}")
     if c.loss_weight == "band" and not c.band_rms: raise ValueError("loss_weight: band needs band_rms, got none")
     if not c.channel_mult: raise ValueError("channel_mult: needs at least one level, got none")
     if min(c.channel_mult) < 1: raise ValueError(f"channel_mult: whole numbers above 0 expected, got {c.channel_mult}")

@@ -7,17 +7,16 @@ __all__ = ['old_names', 'translated', 'diffusers_defaults', 'DownBlock', 'KLEnco
            'set_groups', 'KLVAE', 'modern_names', 'kl_config', 'from_hub', 'read_diffusers']
 
 # %% ../../nbs/17_litevae.klvae.ipynb #aee67462
-import json
 from dataclasses import dataclass
 from functools import partial
 from math import gcd
 from pathlib import Path
 from fastcore.basics import patch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 # %% ../../nbs/17_litevae.klvae.ipynb #0ff92117
-from ..core import check_limits, check_number, load_strict, make_config
+from ..core import AGAIN, check_limits, check_number, check_weights, load_strict, make_config
+from ..files import FileError, read_json, read_tensor_header, read_tensors
 from ..layers import Downsample, GroupNormSiLU, ResBlock
 from .decoder import Decoder, MidBlock
 from .model import Autoencoder, check_choice, check_config, check_stats
@@ -173,11 +172,12 @@ def kl_config(values:dict, # `config.json` of a diffusers AutoencoderKL
     values = {**diffusers_defaults, **{k: v for k, v in values.items() if not k.startswith("_")}}
     fixed = {"out_channels": (values.get("in_channels", 3),), "act_fn": ("silu", "swish")}
     for key, block in (("down_block_types", "DownEncoderBlock2D"), ("up_block_types", "UpDecoderBlock2D")):
-        if set(values.pop(key, [block])) != {block}: raise ValueError(f"from_diffusers: {key} must all be {block}")
+        if not isinstance(kinds := values.pop(key, [block]), (list, tuple)) or not kinds or any(kind != block for kind in kinds): raise ValueError(f"from_diffusers: {key} must all be {block}")
     for key, valid in fixed.items():
         if (v := values.pop(key, valid[0])) not in valid: raise ValueError(f"from_diffusers: {key} must be one of {valid}, got {v!r}")
     if unknown := sorted(k for k in values if k not in translated): raise ValueError(f"from_diffusers: unknown fields {', '.join(unknown)}")
-    return make_config(KLVAEConfig, {translated[k]: v for k, v in values.items()})
+    try: return make_config(KLVAEConfig, {translated[k]: v for k, v in values.items()})
+    except ValueError as e: raise ValueError(f"from_diffusers: {e}") from e
 
 # %% ../../nbs/17_litevae.klvae.ipynb #01d95808
 def from_hub(name:str)->Path: # user/model -> local folder with the autoencoder's files only
@@ -191,13 +191,18 @@ def from_hub(name:str)->Path: # user/model -> local folder with the autoencoder'
 def read_diffusers(folder:Path, # of an AutoencoderKL, or of a pipeline that has a `vae` folder; or a Hub id
                   )->tuple[dict, dict]: # configuration, name -> tensor
     "What diffusers' `save_pretrained` wrote; `FileNotFoundError` says what is missing."
+    if not isinstance(folder, (str, Path)) or not str(folder).strip(): raise ValueError(f"from_diffusers: a folder, a Hub id (user/model) or an AutoencoderKL expected, got {folder!r}")
     folder = Path(folder).expanduser()
     if not folder.exists() and str(folder).count("/") == 1: folder = from_hub(str(folder))
     if (folder/"model_index.json").is_file(): folder = folder/"vae"
     if not (folder/"config.json").is_file(): raise FileNotFoundError(f"from_diffusers: no config.json in {folder}; a folder saved by diffusers expected")
     weights = sorted(folder.glob("diffusion_pytorch_model*.safetensors"), key=lambda p: len(p.name))   # the plain one before .fp16
     if not weights: raise FileNotFoundError(f"from_diffusers: no diffusion_pytorch_model.safetensors in {folder}")
-    return json.loads((folder/"config.json").read_text()), load_file(weights[0])
+    values, path = read_json(folder/"config.json", advice=AGAIN), weights[0]
+    try: config = kl_config(values)
+    except ValueError as e: raise FileError(folder/"config.json", str(e), "a folder saved by diffusers' AutoencoderKL expected") from e
+    check_weights(KLVAE, config, modern_names(read_tensor_header(path, AGAIN)), path)
+    return values, read_tensors(path, advice=AGAIN)
 
 # %% ../../nbs/17_litevae.klvae.ipynb #c693cda4
 @patch(cls_method=True)
@@ -207,6 +212,6 @@ def from_diffusers(cls:KLVAE, source, # folder, Hub id (user/model), or a diffus
     if isinstance(source, nn.Module): values, state = dict(source.config), source.state_dict()
     else: values, state = read_diffusers(source)
     model = cls(kl_config(values))
-    state = {k: v.float().cpu() for k, v in modern_names(state).items()}
+    state = {k: v.float().cpu() if v.is_floating_point() else v.cpu() for k, v in modern_names(state).items()}
     load_strict(model, state, "from_diffusers")
     return model.eval()

@@ -23,7 +23,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 # %% ../../nbs/16_litevae.model.ipynb #7e910937
-from ..core import Pretrained, check_limits, check_types
+from ..core import Pretrained, check_limits, check_types, shown
 from ..data import Crops, Source, one_pass, open_source
 from ..layers import Attention, GroupNormSiLU
 from .decoder import Decoder
@@ -459,12 +459,13 @@ class LiteVAEConfig:
     def __post_init__(self):
         check_config(self, ("in_channels", "z_channels", "extractor_channels", "aggregator_channels", "n_res_blocks", "decoder_channels", "decoder_res_blocks"),
                      ("extractor_mult", "aggregator_mult", "band_levels", "decoder_mult"))
-        check_limits(self, extractor_channels=2**14, aggregator_channels=2**14, decoder_channels=2**14, n_res_blocks=64, decoder_res_blocks=64,
+        check_limits(self, extractor_channels=2**14, aggregator_channels=2**14, decoder_channels=2**14, n_res_blocks=32, decoder_res_blocks=64,
                      extractor_mult=256, aggregator_mult=256, decoder_mult=256)
+        if len(self.extractor_mult) > 8 or len(self.aggregator_mult) > 8: raise ValueError(f"extractor_mult, aggregator_mult: at most 8 multipliers expected, got {len(self.extractor_mult)} and {len(self.aggregator_mult)}")
         check_choice(self, extractor=("unet", "nafnet"), aggregator=("unet", "vit"), decoder=("gn", "smc", "mixed"), output=("image", "wavelet"))
         if self.aggregator == "vit" and self.aggregator_channels * max(self.aggregator_mult) % 4: raise ValueError(f"aggregator_channels: times the largest aggregator_mult a multiple of 4 expected (aggregator='vit'), got {self.aggregator_channels} and {self.aggregator_mult}")
         check_stats(self)
-        if not set(self.band_levels) <= {1, 2, 3} or len(set(self.band_levels)) < len(self.band_levels): raise ValueError(f"band_levels: some of 1, 2, 3, each once, expected, got {self.band_levels}")
+        if not set(self.band_levels) <= {1, 2, 3} or len(set(self.band_levels)) < len(self.band_levels): raise ValueError(f"band_levels: some of 1, 2, 3, each once, expected, got {shown(self.band_levels)}")
         if len(self.decoder_mult) != 4: raise ValueError(f"decoder_mult: 4 multipliers expected (ratio 8), got {self.decoder_mult}")
         if self.folded and self.decoder == "gn": raise ValueError("folded: only decoder='smc' or 'mixed' has something to fold")
     @property
