@@ -142,4 +142,6 @@ def parse_overrides(pairs:tuple, # ("z_channels=12", ...)
 def _check_field(name, value, hint):
     "`ValueError` that names the option and the field."
     try: check_value(name, value, hint)
-    except ValueError as e: raise ValueError(f"--set: a value of the wrong type ({e})") from e
+    except ValueError as e:
+        what = str(e).split("; ")[0] # without the advice for Python
+        raise ValueError(f"--set: a value of the wrong type ({what})") from e
