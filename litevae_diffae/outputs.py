@@ -389,7 +389,7 @@ def _leftovers(outputs):
     found = sorted(n for n in found if n not in outputs.planned)
     entries = {n: outputs.before.get(n) or {} for n in found}
     ours = [n for n in found if entries[n].get("numbered") is True
-            and is_ours(outputs.folder/n, entries[n])]
+            and (outputs.folder/n).is_file() and is_ours(outputs.folder/n, entries[n])]
     return ours, [n for n in found if n not in ours]
 
 # %% ../nbs/09_outputs.ipynb #57ba0229
