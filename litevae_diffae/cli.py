@@ -273,7 +273,7 @@ class Sample(Command):
     out: str # folder for the pictures
     n: Annotated[int, Within(1, 10_000)] = 16 # how many
     n_steps: Steps = 100 # of the image sampler
-    latent_steps: Optional[Steps] = None # of the prior; n_steps if not given
+    latent_steps: Optional[Annotated[int, Within(1, 100_000)]] = None # of the prior; n_steps if not given
     sampler: Literal["ddim", "dpm"] = "ddim" # dpm: DPM-Solver++ (2M), good in 10 to 20 steps
     seed: NoiseSeed = 0 # of the noise
 

@@ -303,7 +303,7 @@ def _save_manifest(outputs):
     files = {**now, **outputs.before, **planned, **written}
     files = {n: e for n, e in files.items()
              if n in planned or os.path.lexists(outputs.folder/n) or n in written}
-    if not files and not now: return
+    if not files and not outputs.before: return (outputs.folder/MANIFEST).unlink(missing_ok=True)
     what = "Files that litevae-diffae wrote here; only these it replaces or removes."
     write_json(outputs.folder/MANIFEST, dict(what=what, files=files))
 
@@ -315,8 +315,10 @@ def write(self:Outputs,
          )->None:
     "Write one result, whole or not at all."
     if name not in self.planned: raise ValueError(f"outputs: {name!r} was not planned")
-    write_atomic(self.folder/name, make)
-    self.written[name] = file_digest(self.folder/name)
+    path = self.folder/name
+    try: write_atomic(path, make)
+    except WriteError as e: raise WriteError(path, e.reason, e.advice) from e # not its temporary name
+    self.written[name] = file_digest(path)
 
 @patch
 def png(self:Outputs,

@@ -103,7 +103,7 @@ def page(title:str, sections:list)->str: # complete HTML document
 def score_rows(result:dict, # of `evaluate_reconstruction`
                name:str)->list:
     "One row per method, in the order of a reader's interest."
-    row = lambda n,r: {"method": n, "PSNR (dB, higher is better)": f"{r['psnr']:.2f}", "SSIM (higher)": f"{r['ssim']:.3f}", "LPIPS (lower)": f"{r['lpips']:.3f}", "MSE (lower)": f"{r['mse']:.5f}"}
+    row = lambda n,r: {"method": n, "PSNR (dB, higher is better)": f"{r['psnr']:.2f}", "SSIM (higher)": f"{r['ssim']:.3f}", "LPIPS (lower)": f"{r['lpips']:.3f}" if "lpips" in r else "none", "MSE (lower)": f"{r['mse']:.5f}"}
     base = result["baselines"]
     return [row(name, result), row("8x bicubic, down and up", base["bicubic8"]), row("8x8 block mean", base["blockmean8"])]
 
