@@ -93,6 +93,7 @@ class Train(RunOptions):
         from litevae_diffae.litevae.train import recipe, train_litevae
         from litevae_diffae.inputs import training_data
         from litevae_diffae.outputs import open_folder
+        from litevae_diffae.verbs import fitting_weights
         fields = {}
         if diffusion := not trained and cls.__name__ in ("DiffAE", "DDIM"):
             if self.adversary or self.equivariance or self.freeze_encoder: raise ValueError(f"--adversary, --equivariance, --freeze-encoder: only for a LiteVAE, got {self.model!r}")
@@ -105,7 +106,7 @@ class Train(RunOptions):
         seed_everything(self.seed)
         if diffusion: train_diffae(cls(model), data, out, config)
         else:
-            settings = dict(weights=r.weights, size=self.size or r.size, scale=r.scale, equivariance=self.equivariance, freeze_encoder=self.freeze_encoder)
+            settings = dict(weights=fitting_weights(r.weights, in_channels), size=self.size or r.size, scale=r.scale, equivariance=self.equivariance, freeze_encoder=self.freeze_encoder)
             if self.adversary: train_adversarial(model, data, out, config, discriminator=self.adversary, **settings)
             else: train_litevae(model, data, out, config, **settings)
         print(f"model: {out/'model'}")
@@ -123,17 +124,19 @@ class Distill(RunOptions):
 
     def run(self):
         from litevae_diffae.litevae.distill import distill_decoder, make_student
+        from litevae_diffae.litevae.losses import LossWeights
         from litevae_diffae.litevae.model import LiteVAEConfig
         from litevae_diffae.inputs import training_data
         from litevae_diffae.outputs import open_folder
+        from litevae_diffae.verbs import fitting_weights
         given = {**self.given(), **({"size": self.size} if self.size else {})}
         decoder = parse_overrides(self.set, LiteVAEConfig)
         channels = decoder.pop("decoder_channels", self.decoder_channels)
         teacher = load_model(self.model, kinds=("LiteVAE",))
         make_student(teacher, channels, **decoder)                              # what can't be built is said before the data are read
         data = training_data(self.data, self.out, teacher.config.in_channels, self.value_range)
-        out = open_folder(self.out)
-        distill_decoder(teacher, channels, data, out, share=self.share, decoder=decoder, **given)
+        weights, out = fitting_weights(LossWeights(), teacher.config.in_channels), open_folder(self.out)
+        distill_decoder(teacher, channels, data, out, share=self.share, decoder=decoder, weights=weights, **given)
         print(f"model: {out/'model'}")
 
 # %% ../nbs/52_cli.ipynb #a6e06460

@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.utils._pytree import tree_leaves
 from tqdm import tqdm
-from .core import check_positive, check_types, default_device, load_strict, make_config, n_params, seed_everything
+from .core import check_limits, check_positive, check_types, default_device, load_strict, make_config, n_params, seed_everything
 from .viz import save_png
 
 # %% ../nbs/05_train.ipynb #93669560
@@ -52,6 +52,7 @@ class TrainConfig:
 
     def __post_init__(self):
         check_types(self)
+        check_limits(self, betas=1)
         check_train_config(self)
 
 # %% ../nbs/05_train.ipynb #85f0e1a2

@@ -575,11 +575,18 @@ def any_command(rng, models):
                "edit": ["--attribute", "--strength", "--path", "--n-steps"], "interpolate": ["--n", "--n-steps"], "evaluate": ["--data", "--max-images", "--n-steps"],
                "import": ["--preset", "--set"], "train": ["--data", "--size", "--lr", "--seed", "--set", "--precision", "--minutes"]}
     command = rng.choice(list(options))
+    good = {"--attribute": ["Hat", "Smiling"], "--strength": ["-0.5", "1"], "--path": ["line", "auto"], "--seed": ["0", "3"], "--method": ["mirror"], "--n-steps": ["2", "4"], "--n": ["2"],
+            "--latent-steps": ["2"], "--sampler": ["dpm"], "--max-images": ["1"], "--data": ["d", "link"], "--random-x-T": [], "--normalize": [], "--no-x-T": []}
     value = lambda: str(models/rng.choice(known)) if rng.random() < 0.2 else rng.choice(VALUES)
-    args = [command] + [value() for _ in range({"interpolate": 2, "sample": 0, "evaluate": 0}.get(command, 1))]
-    if rng.random() < 0.9: args += ["--out", rng.choice(["o", value()])]
+    def given(option):
+        "Mostly what the option is for."
+        if option in good and rng.random() < 0.8: return [option] + ([rng.choice(good[option])] if good[option] else [])
+        return [option] + [value() for _ in range(rng.randint(0, 2))]
+
+    args = [command] + [rng.choice(["d/x.png", "d/more", value()]) for _ in range({"interpolate": 2, "sample": 0, "evaluate": 0}.get(command, 1))]
+    if rng.random() < 0.95: args += ["--out", rng.choice(["o", f"o{rng.randint(0, 9)}", value()])]
     if command not in ("train", "import") and rng.random() < 0.9: args += ["--model", str(models/rng.choice(known)) if rng.random() < 0.8 else value()]
-    for option in rng.sample(options[command], rng.randint(0, len(options[command]))): args += [option] + [value() for _ in range(rng.randint(0, 2))]
+    for option in rng.sample(options[command], rng.randint(0, len(options[command]))): args += given(option)
     if command == "train": args += ["--steps", rng.choice(["0", "nan", "-1"])]                # no training here
     if command == "evaluate" and "--max-images" not in args: args += ["--max-images", "1"]
     if command in ("sample", "interpolate") and "--n" not in args: args += ["--n", "2"]
@@ -587,7 +594,9 @@ def any_command(rng, models):
     return args
 
 
-def test_any_command_line_is_right_or_one_line(tmp_path, at, models):
+def test_any_command_line_is_right_or_one_line(tmp_path, at, models, monkeypatch):
+    def offline(name): raise FileNotFoundError(f"from_pretrained: no folder {name!r}, and the Hub did not give it")
+    monkeypatch.setattr("litevae_diffae.core._from_hub", offline)
     for name, seed in (("d/x.png", 0), ("d/y.jpg", 1), ("d/more/x.png", 2)): save(tmp_path/name, seed)
     (tmp_path/"d/cut.png").write_bytes((tmp_path/"d/x.png").read_bytes()[:300])
     (tmp_path/"file").write_text("a file")
