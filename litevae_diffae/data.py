@@ -601,12 +601,10 @@ def _join(self:ImageFolder, table, files, reasons): # -> reasons, with those of 
     self.names, self._rows, self.joined = table.names if table else (), None, ""
     if table is None: return reasons
     images = [p for p,r in zip(files, reasons) if r is None or p.suffix.lower()[1:] in EXTENSIONS] # damaged ones have names, too
-    join = table.join(images, self.root)
-    rows = dict(zip(images, join.rows))
-    whole = [p for p,r in zip(files, reasons) if r is None]
-    self._rows = {p: rows[p] for p in whole if rows[p] is not None}
-    self.joined = (f"{len(self._rows):,} rows used, {len(join.without_image):,} rows without image, {len(whole) - len(self._rows):,} images without row"
-                   + (f", {join.n_repeated:,} rows repeat others" if join.n_repeated else ""))
+    join = table.join([p.relative_to(self.root) for p in images], self.root)
+    whole = {p for p,r in zip(files, reasons) if r is None}
+    self._rows = {p: row for p,row in zip(images, join.rows) if row is not None and p in whole}
+    self.joined = join.among([i for i,p in enumerate(images) if p in whole]).report()
     why = {images[i]: reason for i,reason in join.reasons.items()}
     return [why.get(p) if r is None else r for p,r in zip(files, reasons)]
 
