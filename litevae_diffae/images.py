@@ -44,18 +44,31 @@ def _npy(f, name, ask):
     return from_array(np.load(f, allow_pickle=False), name, ask)
 
 # %% ../nbs/07_images.ipynb #90b4d6fe
-def _png16(f, name, ask): # a PNG whose header says 16 bits
-    from torchvision.io import ImageReadMode, decode_image
-    size = struct.unpack(">II", f.read(24)[16:])
-    check_size(size, name, ask.max_pixels, 8)
+def _png_bytes(f, order): # (H, W, 3 or 4) uint8, the bytes that this order of bytes picks
     f.seek(0)
-    data = f.read()
+    with Image.open(f) as image:
+        tile = (*image.tile[0][:3], order)
+        image.tile = [type(image.tile[0])(*tile) if hasattr(image.tile[0], "_fields") else tile]
+        image.load()
+        return np.array(image), image.info.get("transparency"), orientation_of(image)
+
+def _png16(f, name, ask): # a PNG in colour or with opacity whose header says 16 bits
+    head = f.read(26)
+    size = struct.unpack(">II", head[16:24])
+    check_size(size, name, ask.max_pixels, 8)
     with one_at_a_time(size):
-        x = decode_image(torch.frombuffer(bytearray(data), dtype=torch.uint8), ImageReadMode.UNCHANGED)
-        pixels = np.moveaxis(x.numpy().astype(np.uint16, copy=False), 0, 2)
-        if b"eXIf" in data or b"XML:com.adobe.xmp" in data:
-            with Image.open(io.BytesIO(data)) as image: pixels = _turned(pixels, orientation_of(image))
-        return fit_channels(scale_pixels(pixels, ask, name), ask.channels, pixels.shape[2] in (2, 4), name)
+        if head[25] == 4: # grey and opacity: their four bytes pass for four channels
+            four, clear, turn = _png_bytes(f, "RGBA")
+            pixels = four[..., ::2].astype(np.uint16)*256 + four[..., 1::2]
+        else:
+            kind = "RGB" if head[25] == 2 else "RGBA"
+            (high, clear, turn), (low, _, _) = (_png_bytes(f, f"{kind};16{order}") for order in "BL")
+            pixels = high.astype(np.uint16)*256 + low
+        if head[25] == 2 and isinstance(clear, tuple): # one colour stands for transparency
+            opacity = (pixels != clear).any(axis=2, keepdims=True)
+            pixels = np.concatenate([pixels, opacity.astype(np.uint16)*65535], axis=2)
+        pixels = scale_pixels(_turned(pixels, turn), ask, name)
+        return fit_channels(pixels, ask.channels, pixels.shape[2] in (2, 4), name)
 
 # %% ../nbs/07_images.ipynb #3e5a81c7
 def _ppm16(f, name, ask): # a binary PPM in colour with more than 8 bits, or None
@@ -117,10 +130,8 @@ def _deep(f, name, ask): # pixels of a file that Pillow would cut, or None
     head = f.read(32)
     f.seek(0)
     if head.startswith(b"\x93NUMPY"): return _npy(f, name, ask)
-    if head.startswith(b"\x89PNG") and head[12:16] == b"IHDR" and head[24] == 16:
-        try: return _png16(f, name, ask)
-        except ImageError: raise
-        except RuntimeError: pass # damaged: Pillow says how
+    if head.startswith(b"\x89PNG") and head[12:16] == b"IHDR" and head[24:26] in (b"\x10\2", b"\x10\4", b"\x10\6"):
+        return _png16(f, name, ask)
     pixels = None
     if head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"): pixels = _tiff(f, name, ask)
     elif head.startswith(b"P6"): pixels = _ppm16(f, name, ask)
@@ -148,6 +159,8 @@ def _pil_pixels(image, name, ask): # -> (H, W, C)
         if image.mode == "I" and 0 <= pixels.min() and pixels.max() < 65536: pixels = pixels.astype(np.uint16)
         if ask.memory: ask = replace(ask, memory=False)
         return fit_channels(scale_pixels(pixels, ask, name), ask.channels, False, name)
+    if ask.channels == 2 and image.mode not in ("1", "L", "LA", "La"):
+        raise ImageMisfit(name, "is in colour, 2 channels expected", "give in_channels=3 or 4")
     image = image.convert("RGBA" if ask.channels == 4 else "LA") if ask.channels in (2, 4) else over_white(image)
     k = min(image.size)//(2*ask.min_side) if ask.min_side else 1
     return fit_channels(scale_pixels(np.array(image.reduce(k) if k > 1 else image), ask, name), ask.channels, False, name)

@@ -21,11 +21,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
-from ..core import Pretrained, check_positive, seed_everything, write_atomic
+from ..core import Pretrained, check_counts, check_generator, check_limits, check_positive, check_tensor, check_types, check_values, seed_everything, shown, write_atomic
 from ..data import Crops, ImageFolder, Part, Source, _Order, one_pass, open_source
 from .model import DiffAE
 from ..diffusion.dpm_solver import pick_sampler
-from ..diffusion.schedule import Schedule, const_betas, q_sample
+from ..diffusion.schedule import Schedule, check_steps, const_betas, q_sample
 from ..diffusion.unet import time_mlp, timestep_embedding
 from ..train import Task, TrainConfig, Trainer
 
@@ -50,16 +50,22 @@ class LatentDDIMConfig:
     z_dim: int = 512 # D
     hidden: int = 2048 # width of the layers
     n_layers: int = 10
-    skip_layers: tuple = None # layers that see the noisy code again; all but the first if None
+    skip_layers: tuple[int, ...]|None = None # layers that see the noisy code again; all but the first if None
     time_channels: int = 64 # width of the sinusoid
     def __post_init__(self):
+        check_types(self)
         check_positive(z_dim=self.z_dim, hidden=self.hidden, time_channels=self.time_channels)
+        check_limits(self, z_dim=2**16, hidden=2**16, time_channels=2**16, n_layers=256)
         if self.n_layers < 2: raise ValueError(f"n_layers: must be at least 2, got {self.n_layers}")
+        if self.time_channels < 2: raise ValueError(f"time_channels: must be at least 2, got {self.time_channels}")
+        layers = self.skip_layers or ()
+        if any(not 1 <= i < self.n_layers for i in layers): raise ValueError(f"skip_layers: numbers from 1 to {self.n_layers - 1} expected, got {shown(layers)}")
 
 # %% ../../nbs/33_diffae.latent.ipynb #58ed1d68
 class LatentDDIM(Pretrained, nn.Module):
     "Diffusion model of normalised semantic codes; constant betas 0.008, codes are never clamped."
     config_class = LatentDDIMConfig
+    positive, unknown_as_nan = ("z_sem_std",), ("z_sem_mean", "z_sem_std") # the statistics are NaN until they are measured
     presets = {"latent-10": LatentDDIMConfig(), "latent-20": LatentDDIMConfig(n_layers=20), "latent-tiny": LatentDDIMConfig(z_dim=64, hidden=128, n_layers=4)}
     schedule = Schedule(const_betas())
 
@@ -74,7 +80,12 @@ class LatentDDIM(Pretrained, nn.Module):
     def eps(self, z_t:Tensor, # (B, D) noisy normalised codes
             t:Tensor)->Tensor: # (B,) steps 0..999 -> (B, D) predicted noise
         "Predicted noise."
-        if z_t.ndim != 2 or z_t.shape[1] != self.config.z_dim: raise ValueError(f"z_t: expected (B, {self.config.z_dim}), got {tuple(z_t.shape)}")
+        check_tensor("z_t", z_t, ("B", self.config.z_dim))
+        return self._eps(z_t, check_steps(t, len(z_t), len(self.schedule), z_t.device))
+
+    def _eps(self, z_t, t): # nothing is checked in a loop; in the dtype of the weights, whatever that of the codes is
+        dtype = self.layers[0].linear.weight.dtype
+        if z_t.dtype != dtype: return self._eps(z_t.to(dtype), t).to(z_t.dtype)
         c, h = self.time_embed(timestep_embedding(t, self.config.time_channels).to(z_t.dtype)), z_t
         for i,layer in enumerate(self.layers): h = layer(torch.cat([h, z_t], 1) if i in self.skips else h, c)
         return h
@@ -84,9 +95,11 @@ class LatentDDIM(Pretrained, nn.Module):
              kind:str="l1")->Tensor: # "l1" (paper) or "mse" (released settings) -> (B,), mean over D
         "Error of the predicted noise, per code."
         if kind not in ("l1", "mse"): raise ValueError(f"kind: must be l1 or mse, got {kind!r}")
-        t = torch.randint(len(self.schedule), (len(z_0),), device=z_0.device) if t is None else t
+        check_tensor("z_0", z_0, ("B", self.config.z_dim))
+        t = torch.randint(len(self.schedule), (len(z_0),), device=z_0.device) if t is None else check_steps(t, len(z_0), len(self.schedule), z_0.device)
+        if eps is not None: check_tensor("eps", eps, tuple(z_0.shape))
         eps = torch.randn_like(z_0) if eps is None else eps
-        gap = self.eps(q_sample(z_0, t, eps, self.schedule), t) - eps
+        gap = self._eps(q_sample(z_0, t, eps, self.schedule), t) - eps
         return (gap.abs() if kind == "l1" else gap.square()).mean(1)
 
 # %% ../../nbs/33_diffae.latent.ipynb #59149838
@@ -127,7 +140,9 @@ def decode(self:LatentDDIM, z_T:Tensor, # (B, D) N(0, I)
            n_steps:int=100, callback:Callable=None, # callback(i, t, z_t, z0_pred)
            sampler:str="ddim")->Tensor: # or "dpm" -> (B, D) normalised codes
     "Deterministic sampling, never clamped."
-    eps_model = lambda z,t: self.eps(z, torch.full((len(z),), t, device=z.device))
+    check_tensor("z_T", z_T, ("B", self.config.z_dim))
+    check_values("z_T", z_T)
+    eps_model = lambda z,t: self._eps(z, torch.full((len(z),), t, device=z.device))
     return pick_sampler(sampler).decode(eps_model, z_T, n_steps, self.schedule, clip=False, callback=callback)
 
 @patch
@@ -135,7 +150,9 @@ def sample(self:LatentDDIM, n:int, n_steps:int=100, generator:torch.Generator=No
            sampler:str="ddim", # or "dpm"
            callback:Callable=None)->Tensor: # of `decode` -> (n, D) codes, ready for `DiffAE.decode`
     "New semantic codes."
-    check_positive(n=n); self._stats()
+    check_counts(n=n)
+    check_generator(generator)
+    self._stats()
     device = self.z_sem_mean.device
     z_T = torch.randn((n, self.config.z_dim), generator=generator, device=generator.device if generator else device).to(device)
     return self.denormalize(self.decode(z_T, n_steps, callback, sampler))
