@@ -129,7 +129,7 @@ def _push(program, name, arg): # -> whether it was such an instruction
     else: return False
     return True
 
-# %% ../nbs/09_pickles.ipynb #fb0b499b
+# %% ../nbs/09_pickles.ipynb #8e858f73
 def _fill(program, name):
     "APPEND, APPENDS, ADDITEMS, SETITEM, SETITEMS; -> whether it was one of them."
     if name not in ("APPEND", "APPENDS", "ADDITEMS", "SETITEM", "SETITEMS"): return False
@@ -147,7 +147,7 @@ def _fill(program, name):
 
 def _set_items(into, values): # key, value, key, value, ...
     if len(values) % 2: raise Refused("a key without its value")
-    for key, value in zip(values[::2], values[1::2]): dict.__setitem__(into, _check_key(key), value)
+    for key, value in zip(values[::2], values[1::2]): into[_check_key(key)] = value
 
 # %% ../nbs/09_pickles.ipynb #c6540c4c
 def _collect(program, name): # -> whether it was such an instruction
