@@ -8,8 +8,10 @@ __all__ = ['TrainConfig', 'check_train_config', 'cpu_has_bf16', 'pick_precision'
            'atomic_folder', 'newest_checkpoint', 'rng_state', 'set_rng_state']
 
 # %% ../nbs/05_train.ipynb #072baf05
+import copy, json, math, os, time
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 import torch
 from accelerate import Accelerator
@@ -20,13 +22,11 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.utils._pytree import tree_leaves
 from tqdm import tqdm
-import copy, json, math, os, time
-from functools import partial
 
 # %% ../nbs/05_train.ipynb #5e0c71d3
 from .checkpoint import (StopSignals, clear_resume, newest_checkpoint, read_log, read_state, rng_state,
                                        seal_checkpoint, set_aside, set_rng_state, what_is_left, writing)
-from .core import check_positive, check_types, default_device, make_config, n_params, seed_everything
+from .core import check_limits, check_positive, check_types, default_device, make_config, n_params, seed_everything
 from .files import atomic_folder
 from .resume import agree, claimed, counters, enter_folder, from_main, give_up, image_counts, load_checkpoint, say_images, write_row
 from .viz import save_png
