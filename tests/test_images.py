@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from litevae_diffae import data as data_module
-from litevae_diffae.data import ArraySource, Crops, ImageFolder, Part, Source, TorchvisionSource, batches, hold_out, one_pass, open_source
+from litevae_diffae.data import Crops, ImageFolder, Source, batches, hold_out, one_pass, open_source
 from litevae_diffae.images import check_image, read_image, read_pixels
 from litevae_diffae.pixels import ImageError, ImageMisfit, to_array, to_tensor
 
@@ -377,7 +377,7 @@ class Flaky(Source):
 
 
 @pytest.fixture(autouse=True)
-def quick(monkeypatch): monkeypatch.setattr(data_module, "WAITS", (0.001, 0.001, 0.001))
+def quick(monkeypatch): monkeypatch.setattr(data_module, "_WAITS", (0.001, 0.001, 0.001))
 
 
 @pytest.mark.parametrize("code", [errno.EIO, errno.ESTALE, errno.ETIMEDOUT])
