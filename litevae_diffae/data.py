@@ -7,7 +7,8 @@ __all__ = ['WAITS', 'FACTS', 'HELD_OUT', 'AVATAR_NAMES', 'RATES', 'PARTS', 'COLO
            'WIDE', 'Source', 'ArraySource', 'as_source', 'Credit', 'photo_credits', 'load_photos', 'load_avatars',
            'draw_face', 'visible', 'avatar_options', 'render_avatar', 'AvatarSource', 'avatar_images',
            'counterfactual_pairs', 'Crops', 'Batch', 'batches', 'one_pass', 'ImageFolder', 'LMDBSource', 'HFSource',
-           'TorchvisionSource', 'open_source', 'Part', 'hold_out']
+           'TorchvisionSource', 'open_source', 'Part', 'hold_out', 'BROKEN', 'VALUES', 'check_image', 'read_attributes',
+           'read_image', 'to_array', 'to_tensor']
 
 # %% ../nbs/01_data.ipynb #d07d8bb5
 import copy, errno, hashlib, importlib, json, lzma, os, random, re, threading, time, warnings
@@ -25,10 +26,13 @@ import torch
 from fastcore.basics import patch
 from numpy.lib.format import read_array
 from PIL import Image
-from .attributes import EXTENSIONS, NO_ROW, VALUES, AttributeTable, read_attributes
+from .attributes import EXTENSIONS, VALUES, AttributeTable, read_attributes
 from .core import asset, check_positive
 from .images import check_image, read_image, read_pixels
 from .pixels import BROKEN, ImageError, ImageMisfit, check_value_range, pick_channels, to_array, to_tensor
+
+# %% ../nbs/01_data.ipynb #2e61c0b9
+_all_ = ["BROKEN", "VALUES", "check_image", "read_attributes", "read_image", "to_array", "to_tensor"]
 
 # %% ../nbs/01_data.ipynb #cd941936
 class Source:
@@ -43,6 +47,10 @@ class Source:
     def __len__(self): raise TypeError(f"{type(self).__name__} must define __len__")
     def _read(self, i, min_side): raise TypeError(f"{type(self).__name__} must define _read")
     def _label(self, i): return str(i)                                  # how `skipped` calls image i
+    def _check_there(self): pass                                        # raises if the place of the images is gone
+    def identity(self)->dict: # of JSON values
+        "What tells this collection from another one; cheap, and equal for equal collections."
+        return dict(n_images=len(self))
     def __getitem__(self, i):
         if not -len(self) <= i < len(self): raise IndexError(f"image {i} of {len(self)}")
         image, attributes = self.load(int(i)%len(self))
@@ -68,7 +76,9 @@ def _passes(error): # worth a further try
     e = _system_error(error)
     return e is not None and e.errno not in FACTS
 
-def _reason_of(error): return error.reason if isinstance(error, ImageError) else " ".join(str(error).split()) or type(error).__name__
+def _reason_of(error):
+    if isinstance(error, ImageError): return error.reason
+    return " ".join(str(getattr(error, "strerror", None) or error).split()) or type(error).__name__
 
 # %% ../nbs/01_data.ipynb #d7b3f016
 @patch
@@ -80,6 +90,7 @@ def _first(self:Source, order, min_side): # the first of these images that can b
         try: found = self._try(j, min_side)
         except ImageMisfit: raise
         except (ImageError, *BROKEN) as e:
+            self._check_there()
             self._drop(j, e)
             away += self._broken[j] == "away"
             if away >= 10: break # the disk is gone, not an image
@@ -156,11 +167,6 @@ def as_channels(self:Source, n:int, # channels of a model
     view = copy.copy(self)
     view.in_channels = n
     return view
-
-@patch
-def identity(self:Source)->dict: # of JSON values
-    "What tells this collection from another one; cheap, and equal for equal collections."
-    return dict(n_images=len(self))
 
 # %% ../nbs/01_data.ipynb #6ef44686
 @patch
@@ -595,12 +601,10 @@ def _join(self:ImageFolder, table, files, reasons): # -> reasons, with those of 
     self.names, self._rows, self.joined = table.names if table else (), None, ""
     if table is None: return reasons
     images = [p for p,r in zip(files, reasons) if r is None or p.suffix.lower()[1:] in EXTENSIONS] # damaged ones have names, too
-    join = table.join(images, self.root)
-    rows = dict(zip(images, join.rows))
-    whole = [p for p,r in zip(files, reasons) if r is None]
-    self._rows = {p: rows[p] for p in whole if rows[p] is not None}
-    self.joined = (f"{len(self._rows):,} rows used, {len(join.without_image):,} rows without image, {len(whole) - len(self._rows):,} images without row"
-                   + (f", {join.n_repeated:,} rows repeat others" if join.n_repeated else ""))
+    join = table.join([p.relative_to(self.root) for p in images], self.root)
+    whole = {p for p,r in zip(files, reasons) if r is None}
+    self._rows = {p: row for p,row in zip(images, join.rows) if row is not None and p in whole}
+    self.joined = join.among([i for i,p in enumerate(images) if p in whole]).report()
     why = {images[i]: reason for i,reason in join.reasons.items()}
     return [why.get(p) if r is None else r for p,r in zip(files, reasons)]
 
@@ -626,6 +630,10 @@ def _keep(self:ImageFolder, key, image): # in memory, while there is room
         if key in self._cache or image.nbytes > self._counts["room"]: return
         self._counts["room"] -= image.nbytes
         self._cache[key] = image
+
+@patch
+def _check_there(self:ImageFolder):
+    if not self.root.is_dir(): raise FileNotFoundError(f"image folder: {self.root} is no longer there")
 
 @patch
 def __len__(self:ImageFolder): return len(self.paths)

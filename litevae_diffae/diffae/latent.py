@@ -78,7 +78,10 @@ class LatentDDIM(Pretrained, nn.Module):
             t:Tensor)->Tensor: # (B,) steps 0..999 -> (B, D) predicted noise
         "Predicted noise."
         check_tensor("z_t", z_t, ("B", self.config.z_dim))
-        return self._eps(z_t, check_steps(t, len(z_t), len(self.schedule), z_t.device))
+        return self._eps(z_t, check_steps(t, z_t.shape[0], len(self.schedule), z_t.device))
+
+    @property
+    def _net(self): return self._eps if type(self).eps is LatentDDIM.eps else self.eps # `eps` without its checks, unless a class has its own
 
     def _eps(self, z_t, t): # nothing is checked in a loop; in the dtype of the weights, whatever that of the codes is
         dtype = self.layers[0].linear.weight.dtype
@@ -96,7 +99,7 @@ class LatentDDIM(Pretrained, nn.Module):
         t = torch.randint(len(self.schedule), (len(z_0),), device=z_0.device) if t is None else check_steps(t, len(z_0), len(self.schedule), z_0.device)
         if eps is not None: check_tensor("eps", eps, tuple(z_0.shape))
         eps = torch.randn_like(z_0) if eps is None else eps
-        gap = self._eps(q_sample(z_0, t, eps, self.schedule), t) - eps
+        gap = self._net(q_sample(z_0, t, eps, self.schedule), t) - eps
         return (gap.abs() if kind == "l1" else gap.square()).mean(1)
 
 # %% ../../nbs/33_diffae.latent.ipynb #83f099f1
@@ -130,7 +133,7 @@ def decode(self:LatentDDIM, z_T:Tensor, # (B, D) N(0, I)
     "Deterministic sampling, never clamped."
     check_tensor("z_T", z_T, ("B", self.config.z_dim))
     check_values("z_T", z_T)
-    eps_model = lambda z,t: self._eps(z, torch.full((len(z),), t, device=z.device))
+    eps_model = lambda z,t: self._net(z, torch.full((len(z),), t, device=z.device))
     return pick_sampler(sampler).decode(eps_model, z_T, n_steps, self.schedule, clip=False, callback=callback)
 
 @patch
@@ -200,7 +203,7 @@ def train_prior(model:DiffAE|None, # gets the prior, statistics included, as `mo
                 prior:str|LatentDDIM|None=None, # preset or network; None: latent-10 for 512 dimensions and more, else latent-tiny
                 loss:str="l1", # as in the paper, or "mse"
                 weight_decay:float=0.01, # of AdamW; published: 0 for latent-20
-                resume:bool=True, # continue the run in `out`, if there is one
+                resume:bool|str=True, # continue the run in `out`, if there is one; "data": also if the codes changed
                 device:str|None=None, # "cpu" keeps off the GPU
                 progress:bool=True, # show a bar
                 **changes, # fields of `TrainConfig` to change, e.g. minutes=10
