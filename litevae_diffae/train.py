@@ -26,7 +26,7 @@ from tqdm import tqdm
 # %% ../nbs/05_train.ipynb #5e0c71d3
 from .checkpoint import (StopSignals, clear_resume, newest_checkpoint, read_log, read_state, rng_state,
                                        seal_checkpoint, set_aside, set_rng_state, what_is_left, writing)
-from .core import check_positive, check_types, default_device, make_config, n_params, seed_everything
+from .core import check_limits, check_positive, check_types, default_device, make_config, n_params, seed_everything
 from .files import atomic_folder
 from .resume import agree, claimed, counters, enter_folder, from_main, give_up, image_counts, load_checkpoint, say_images, write_row
 from .viz import save_png
@@ -59,6 +59,7 @@ class TrainConfig:
 
     def __post_init__(self):
         check_types(self)
+        check_limits(self, betas=1)
         check_train_config(self)
 
 # %% ../nbs/05_train.ipynb #85f0e1a2

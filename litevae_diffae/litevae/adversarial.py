@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 import torch
 from torch import Tensor, nn
-from ..core import check_positive, check_types, n_params
+from ..core import check_limits, check_positive, check_types, n_params
 from ..data import Batch
 from .discriminator import DiscriminatorConfig, PatchDiscriminator, build_discriminator, cutmix_consistency, cutmix_mask, d_loss, g_loss, unet_mult
 from .losses import weighted_sum
@@ -76,6 +76,7 @@ class AdversarialConfig:
 
     def __post_init__(self):
         check_types(self)
+        check_limits(self, betas=1)
         if self.loss not in ("hinge", "logistic"): raise ValueError(f"loss: must be hinge or logistic, got {self.loss!r}")
         for k in ("weight", "start", "warmup", "ramp", "cutmix", "norms_every"):
             if not getattr(self, k) >= 0: raise ValueError(f"{k}: must not be negative, got {getattr(self, k)}")

@@ -98,7 +98,7 @@ class KLVAEConfig:
         check_stats(self)
         self.decoder_widths                                      # raises if it can't be built
         for w in (*self.block_out_channels, *self.decoder_widths):
-            if self.norm_num_groups and w % self.norm_num_groups: raise ValueError(f"norm_num_groups: must divide every width, got {self.norm_num_groups} and width {w}")
+            if self.norm_num_groups and w % self.norm_num_groups: raise ValueError(f"norm_num_groups: must divide every width (block_out_channels, decoder_channels, decoder_mult), got {self.norm_num_groups} and width {w}")
     @property
     def levels(self): return len(self.block_out_channels) - 1
     @property
