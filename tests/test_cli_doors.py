@@ -588,9 +588,9 @@ def any_command(rng, models):
     if command not in ("train", "import") and rng.random() < 0.9: args += ["--model", str(models/rng.choice(known)) if rng.random() < 0.8 else value()]
     for option in rng.sample(options[command], rng.randint(0, len(options[command]))): args += given(option)
     if command == "train": args += ["--steps", rng.choice(["0", "nan", "-1"])]                # no training here
-    if command == "evaluate" and "--max-images" not in args: args += ["--max-images", "1"]
+    if command == "evaluate": args += [a for k, v in (("--max-images", "1"), ("--data", "d")) if k not in args for a in (k, v)]
     if command in ("sample", "interpolate") and "--n" not in args: args += ["--n", "2"]
-    if "--n-steps" not in args and command in ("reconstruct", "encode", "sample", "edit", "interpolate", "evaluate") and rng.random() < 0.9: args += ["--n-steps", "2"]
+    if "--n-steps" not in args and command in ("reconstruct", "encode", "sample", "edit", "interpolate", "evaluate"): args += ["--n-steps", "2"]
     return args
 
 
