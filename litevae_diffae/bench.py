@@ -20,11 +20,11 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from .caches import json_writer
 
 # %% ../nbs/50_bench.ipynb #2bf2adb7
-from .core import check_positive, in_test, n_macs, n_params
+from .core import in_test, n_macs, n_params
 from .layers import Attention, Downsample, GroupNormSiLU, ResBlock, to_channels_last
-from .outputs import claim_json, write_json
 
 # %% ../nbs/50_bench.ipynb #961d7649
 def in_turns(functions:dict[str, Callable], # name -> function without arguments
@@ -437,8 +437,8 @@ def run_bench(out:str="results/bench.json", # file for the results, or None
     "Run the benchmark, print the ratios and write them."
     names = list(parts) if only is None else [n.strip() for n in only.split(",")]
     if bad := [n for n in names if n not in parts]: raise ValueError(f"only: must be among {', '.join(parts)}, got {bad[0]!r}")
-    if minutes is not None: check_positive(minutes=minutes)
-    path = out and claim_json(out, ("hardware", "parts"))
+    if minutes is not None and not minutes > 0: raise ValueError(f"minutes: must be positive, got {minutes}")
+    save = json_writer(out, "parts", "results of a benchmark")
     results = {"date": time.strftime("%Y-%m-%d"), "hardware": hardware(), "versions": versions(), "small": in_test(), "parts": {}}
     for name in names:
         t = time.perf_counter()
@@ -446,5 +446,5 @@ def run_bench(out:str="results/bench.json", # file for the results, or None
         print(f"{name}: {time.perf_counter()-t:.0f} s", flush=True)
     if {"encode", "memory"} & set(names): results["table"] = encoder_table(results["parts"])
     print(report(results))
-    if path: write_json(path, results)
+    save(results)
     return results

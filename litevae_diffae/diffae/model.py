@@ -88,8 +88,8 @@ class DiffAE(DiffusionModel, Pretrained, UNet):
             t:Tensor, # (B,) steps 0..999
             z_sem:Tensor)->Tensor: # (B, D) -> (B, C, H, W) predicted noise
         "Predicted noise."
-        check_images(x_t, self.config, "x_t"); check_z(z_sem, len(x_t), self.config)
-        t = check_steps(t, len(x_t), len(self.schedule), x_t.device)
+        check_images(x_t, self.config, "x_t"); check_z(z_sem, x_t.shape[0], self.config)
+        t = check_steps(t, x_t.shape[0], len(self.schedule), x_t.device)
         return self._predict(x_t, self.schedule.abar(x_t, t), self.modulations(t, z_sem.to(self.dtype)))
 
     def loss(self, x_0:Tensor, # (B, C, H, W) in [-1, 1]

@@ -87,7 +87,7 @@ class DiffusionModel:
 # %% ../../nbs/24_diffusion.model.ipynb #04af1ee9
 @patch
 def _loss(self:DiffusionModel, x_0, t=None, eps=None, z_sem=None):
-    t = torch.randint(len(self.schedule), (len(x_0),), device=x_0.device) if t is None else check_steps(t, len(x_0), len(self.schedule), x_0.device)
+    t = torch.randint(len(self.schedule), x_0.shape[:1], device=x_0.device) if t is None else check_steps(t, x_0.shape[0], len(self.schedule), x_0.device)
     if eps is not None: check_tensor("eps", eps, tuple(x_0.shape))
     eps = torch.randn_like(x_0) if eps is None else eps
     abar, c = self.schedule.abar(x_0, t), self.config
@@ -193,7 +193,7 @@ class DDIM(DiffusionModel, Pretrained, UNet):
             t:Tensor)->Tensor: # (B,) steps 0..999 -> (B, C, H, W) predicted noise
         "Predicted noise."
         check_images(x_t, self.config, "x_t")
-        t = check_steps(t, len(x_t), len(self.schedule), x_t.device)
+        t = check_steps(t, x_t.shape[0], len(self.schedule), x_t.device)
         return self._predict(x_t, self.schedule.abar(x_t, t), self.modulations(t))
 
     def loss(self, x_0:Tensor, # (B, C, H, W) in [-1, 1]
