@@ -31,7 +31,10 @@ def is_channels_last(x:Tensor, # any tensor
     return x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
 
 # %% ../nbs/03_layers.ipynb #e66c4a4d
-def _layout(x): return torch.channels_last if is_channels_last(x) else torch.contiguous_format
+def _layout(x):
+    if _in_vmap():
+        return torch.contiguous_format  # `vmap` cannot tell
+    return torch.channels_last if is_channels_last(x) else torch.contiguous_format
 
 def _no_autocast(x):
     "Autocast would turn GroupNorm into float32 on some devices; inside these functions every dtype is chosen by hand."
@@ -43,7 +46,7 @@ def _no_autocast(x):
 def _in_vmap():
     "Whether `torch.func.vmap` is at work, alone or around or inside other transforms."
     stack = getattr(torch._C._functorch, "get_interpreter_stack", None)
-    levels = stack() if stack else None
+    levels = None if stack is None or torch.compiler.is_compiling() else stack()
     return bool(levels) and any(level.key() == torch._C._functorch.TransformType.Vmap for level in levels)
 
 def plain_ops()->bool: # True while compiling, exporting, tracing, and inside of `vmap`
@@ -247,7 +250,7 @@ class _GroupNormSiLU(Function):
         if dy is None: return (None,)*8
         x,weight,bias,scale,shift,mean,rstd = ctx.saved_tensors
         inputs,needs = (x,weight,bias,scale,shift), ctx.needs_input_grad[:5]
-        if mean is None or torch.is_grad_enabled(): return *_recompute(ctx, dy, inputs, needs), None, None, None
+        if mean is None or torch.is_grad_enabled() or _in_vmap(): return *_recompute(ctx, dy, inputs, needs), None, None, None
         dy = dy.to(x.dtype).contiguous(memory_format=torch.channels_last)
         dx,dg,dh = _backward(x, dy, ctx.n_groups, weight, bias, scale, shift, mean, rstd, ctx.act)
         grads = [dx, dg, dh, None, dh]
@@ -262,12 +265,24 @@ def _fast(x):
 
 def _recompute(ctx, dy, inputs, needs):
     "Gradients by PyTorch's own layers, differentiable again if somebody asked for second derivatives."
+    if _in_vmap():
+        return _recompute_in_vmap(ctx, dy, inputs, needs)
     twice = torch.is_grad_enabled()
     with torch.enable_grad():
         if not twice: inputs = [t if t is None else t.detach().requires_grad_(n) for t,n in zip(inputs, needs)]
         x,*rest = inputs
         y = group_norm_silu_plain(x, ctx.n_groups, rest[0], rest[1], ctx.eps, rest[2], rest[3], ctx.act)
         grads = iter(torch.autograd.grad(y, [t for t,n in zip(inputs, needs) if n], dy, create_graph=twice))
+    return [next(grads) if n else None for n in needs]
+
+# %% ../nbs/03_layers.ipynb #c9bf76d1
+def _recompute_in_vmap(ctx, dy, inputs, needs):
+    "`_recompute` for many `dy` at once."
+    wanted = [i for i, n in enumerate(needs) if n]
+    def f(*values):
+        x, *rest = [values[wanted.index(i)] if i in wanted else t for i, t in enumerate(inputs)]
+        return group_norm_silu_plain(x, ctx.n_groups, rest[0], rest[1], ctx.eps, rest[2], rest[3], ctx.act)
+    grads = iter(torch.func.vjp(f, *[inputs[i] for i in wanted])[1](dy))
     return [next(grads) if n else None for n in needs]
 
 # %% ../nbs/03_layers.ipynb #5a8aa8bf
