@@ -85,7 +85,7 @@ def group_norm_silu_plain(x:Tensor, # (B, C, ...)
         else:
             g,h = (t.to(x.dtype).reshape(*t.shape, *[1]*(x.ndim-2)) for t in modulation(weight, bias, scale, shift, wide))
             y = torch.addcmul(h, F.group_norm(x, n_groups, eps=eps), g)
-        if act: y = F.silu(y, inplace=not torch.is_grad_enabled())
+        if act: y = F.silu(y, inplace=not torch.is_grad_enabled() and not plain_ops())
     return y.contiguous(memory_format=_layout(x))
 
 # %% ../nbs/03_layers.ipynb #29908b00

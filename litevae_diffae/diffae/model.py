@@ -82,7 +82,7 @@ class DiffAE(DiffusionModel, Pretrained, UNet):
             t:Tensor, # (B,) steps 0..999
             z_sem:Tensor)->Tensor: # (B, D) -> (B, C, H, W) predicted noise
         "Predicted noise."
-        check_images(x_t, self.config, "x_t"); check_z(z_sem, len(x_t), self.config)
+        check_images(x_t, self.config, "x_t"); check_z(z_sem, x_t.shape[0], self.config)
         return self._predict(x_t, self.schedule.abar(x_t, t), self.modulations(t, z_sem.to(self.dtype)))
 
     def loss(self, x_0:Tensor, # (B, C, H, W) in [-1, 1]
@@ -93,7 +93,7 @@ class DiffAE(DiffusionModel, Pretrained, UNet):
 
 def check_z(z_sem:Tensor, n:int, config)->None:
     "`ValueError` unless `z_sem` is one code per image."
-    if z_sem.shape != (n, config.z_dim): raise ValueError(f"z_sem: expected ({n}, {config.z_dim}), got {tuple(z_sem.shape)}")
+    if z_sem.ndim != 2 or z_sem.shape[0] != n or z_sem.shape[1] != config.z_dim: raise ValueError(f"z_sem: expected ({n}, {config.z_dim}), got {tuple(z_sem.shape)}")
 
 # %% ../../nbs/31_diffae.model.ipynb #3e27be0e
 @patch

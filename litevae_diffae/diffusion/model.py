@@ -88,7 +88,7 @@ class DiffusionModel:
 # %% ../../nbs/24_diffusion.model.ipynb #04af1ee9
 @patch
 def _loss(self:DiffusionModel, x_0, t=None, eps=None, z_sem=None):
-    t = torch.randint(len(self.schedule), (len(x_0),), device=x_0.device) if t is None else t
+    t = torch.randint(len(self.schedule), x_0.shape[:1], device=x_0.device) if t is None else t
     eps = torch.randn_like(x_0) if eps is None else eps
     abar, c = self.schedule.abar(x_0, t), self.config
     error = self._network(q_sample(x_0, t, eps, self.schedule), abar, self.modulations(t, z_sem)).float() - target(x_0, eps, abar, c.prediction_type)
