@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.utils._pytree import tree_leaves
 from tqdm import tqdm
-from .core import check_positive, default_device, load_strict, make_config, n_params, seed_everything
+from .core import check_positive, check_types, default_device, load_strict, make_config, n_params, seed_everything
 from .viz import save_png
 
 # %% ../nbs/05_train.ipynb #93669560
@@ -35,7 +35,7 @@ class TrainConfig:
     batch_size:int = 16           # images per process and micro-batch
     grad_accum:int = 1            # micro-batches per optimizer step
     lr:float = 1e-4               # peak learning rate
-    betas:tuple = (0.9, 0.999)    # of Adam
+    betas:tuple[float, ...] = (0.9, 0.999)    # of Adam
     warmup:int = 0                # steps of linear warm-up
     schedule:str = "constant"     # or "cosine": to zero at the last step
     clip:float|None = 1.0         # largest global gradient norm; None: no clipping
@@ -48,9 +48,11 @@ class TrainConfig:
     log_every:int = 50            # steps between lines of log.jsonl
     grid_every:int = 0            # steps between pictures; 0: none
     save_every:int = 0            # steps between checkpoints; 0: only the last step
-    log_with:str|None = None      # a tracker that Accelerate knows, such as "tensorboard" or "wandb"
+    log_with:object = None         # a tracker that Accelerate knows, such as "tensorboard" or "wandb"
 
-    def __post_init__(self): check_train_config(self)
+    def __post_init__(self):
+        check_types(self)
+        check_train_config(self)
 
 # %% ../nbs/05_train.ipynb #85f0e1a2
 def check_train_config(c:TrainConfig, # settings to check

@@ -17,3 +17,10 @@ class ByFile(LoadScopeScheduling):
 
 
 def pytest_xdist_make_scheduler(config, log): return ByFile(config, log)
+
+
+def pytest_sessionfinish(session, exitstatus):
+    "Where NO_SKIPS is set, a skipped test is a failure: everything that tests need is there."
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    skipped = reporter.stats.get("skipped", []) if reporter else []
+    if os.environ.get("NO_SKIPS") and skipped and exitstatus == 0: session.exitstatus = 1

@@ -18,7 +18,7 @@ from typing import Callable, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from ..core import Pretrained, asset, check_positive, seed_everything
+from ..core import Pretrained, asset, check_limits, check_positive, check_types, seed_everything
 from ..data import AVATAR_NAMES, counterfactual_pairs, to_tensor
 from .experiments import load_faces
 from .latent import Codes, cache_codes
@@ -31,11 +31,14 @@ from ..metrics import lpips
 # %% ../../nbs/3C_diffae.editing.ipynb #1f23785d
 @dataclass(frozen=True)
 class PixelJudgeConfig:
-    names: tuple = AVATAR_NAMES # of the attributes, in the order of the logits
+    names: tuple[str, ...] = AVATAR_NAMES # of the attributes, in the order of the logits
     image_size: int = 64 # pixels, a multiple of 16
     width: int = 24 # channels of the first layer
     def __post_init__(self):
+        check_types(self)
+        check_limits(self, image_size=2**12, width=2**10)
         check_positive(image_size=self.image_size, width=self.width)
+        if not self.names: raise ValueError("names: at least one attribute expected, got none")
         if self.image_size % 16: raise ValueError(f"image_size: must be a multiple of 16, got {self.image_size}")
 
 class PixelJudge(Pretrained, nn.Module):

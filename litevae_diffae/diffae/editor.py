@@ -11,7 +11,7 @@ import torch
 from fastcore.basics import patch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from ..core import Pretrained, check_positive, seed_everything
+from ..core import Pretrained, check_limits, check_positive, check_types, seed_everything
 from .latent import Codes
 from .manipulate import check_names, labelled
 
@@ -26,10 +26,12 @@ def mean_shifts(codes:Codes)->Tensor: # with attributes -> (A, D), in normalised
 @dataclass(frozen=True)
 class EditorConfig:
     z_dim: int = 512 # D
-    names: tuple = () # of the attributes
+    names: tuple[str, ...] = () # of the attributes
     n_axes: int = 40 # K principal axes, at most D
     hidden: int = 128 # width of the two hidden layers
     def __post_init__(self):
+        check_types(self)
+        check_limits(self, z_dim=2**16, n_axes=2**12, hidden=2**14)
         check_positive(z_dim=self.z_dim, n_axes=self.n_axes, hidden=self.hidden)
         if self.n_axes > self.z_dim: raise ValueError(f"n_axes: at most z_dim = {self.z_dim}, got {self.n_axes}")
         check_names(self.names)

@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
-from ..core import Pretrained, check_positive, seed_everything, write_atomic
+from ..core import Pretrained, check_counts, check_limits, check_positive, check_types, seed_everything, shown, write_atomic
 from ..data import Crops, ImageFolder, Part, Source, _Order, one_pass, open_source
 from .model import DiffAE
 from ..diffusion.dpm_solver import pick_sampler
@@ -50,16 +50,22 @@ class LatentDDIMConfig:
     z_dim: int = 512 # D
     hidden: int = 2048 # width of the layers
     n_layers: int = 10
-    skip_layers: tuple = None # layers that see the noisy code again; all but the first if None
+    skip_layers: tuple[int, ...]|None = None # layers that see the noisy code again; all but the first if None
     time_channels: int = 64 # width of the sinusoid
     def __post_init__(self):
+        check_types(self)
         check_positive(z_dim=self.z_dim, hidden=self.hidden, time_channels=self.time_channels)
+        check_limits(self, z_dim=2**16, hidden=2**16, time_channels=2**16, n_layers=256)
         if self.n_layers < 2: raise ValueError(f"n_layers: must be at least 2, got {self.n_layers}")
+        if self.time_channels < 2: raise ValueError(f"time_channels: must be at least 2, got {self.time_channels}")
+        layers = self.skip_layers or ()
+        if any(not 1 <= i < self.n_layers for i in layers): raise ValueError(f"skip_layers: numbers from 1 to {self.n_layers - 1} expected, got {shown(layers)}")
 
 # %% ../../nbs/33_diffae.latent.ipynb #58ed1d68
 class LatentDDIM(Pretrained, nn.Module):
     "Diffusion model of normalised semantic codes; constant betas 0.008, codes are never clamped."
     config_class = LatentDDIMConfig
+    positive, unknown_as_nan = ("z_sem_std",), ("z_sem_mean", "z_sem_std") # the statistics are NaN until they are measured
     presets = {"latent-10": LatentDDIMConfig(), "latent-20": LatentDDIMConfig(n_layers=20), "latent-tiny": LatentDDIMConfig(z_dim=64, hidden=128, n_layers=4)}
     schedule = Schedule(const_betas())
 

@@ -14,7 +14,8 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 from torch.nn import functional as F
-from ..core import Pretrained, check_positive
+from ..core import Pretrained, check_positive, check_types
+from ..settings import check_number
 from ..data import read_attributes
 from .latent import Codes, code_batches
 
@@ -26,12 +27,15 @@ def check_names(names:tuple)->None:
 @dataclass(frozen=True)
 class AttributeClassifierConfig:
     z_dim: int = 512 # D
-    names: tuple = () # of the attributes, in the order of the logits
-    def __post_init__(self): check_names(self.names)
+    names: tuple[str, ...] = () # of the attributes, in the order of the logits
+    def __post_init__(self):
+        check_types(self)
+        check_number("z_dim", self.z_dim, 1, 2**16, whole=True)
+        check_names(self.names)
 
 class AttributeClassifier(Pretrained, nn.Module):
     "Linear attribute classifier on normalised semantic codes."
-    config_class = AttributeClassifierConfig
+    config_class, positive = AttributeClassifierConfig, ("z_sem_std",)
 
     def __init__(self, config:AttributeClassifierConfig):
         super().__init__()

@@ -11,7 +11,8 @@ from typing import Callable
 import torch
 from fastcore.basics import patch
 from torch import Tensor
-from ..core import Pretrained, check_positive
+from ..core import Pretrained, check_limits, check_positive
+from ..files import FileError
 from .encoder import SemanticEncoder
 from ..diffusion.inversion import invert as invert_x
 from ..diffusion.model import DiffusionModel, avatars_net, check_diffusion_config, check_images, check_noise, check_range, unet_fields
@@ -23,26 +24,28 @@ class DiffAEConfig:
     image_size: int = 64 # pixels; decides where attention goes
     in_channels: int = 3
     model_channels: int = 64 # base width of both networks
-    channel_mult: tuple = (1, 2, 4, 8) # width of each U-Net level, times model_channels
+    channel_mult: tuple[int, ...] = (1, 2, 4, 8) # width of each U-Net level, times model_channels
     n_res_blocks: int = 2 # per U-Net level
-    attention_resolutions: tuple = (16,) # sides of feature maps with attention
+    attention_resolutions: tuple[int, ...] = (16,) # sides of feature maps with attention
     n_heads: int = 1
     embed_channels: int = 512 # width of the time vector
     z_dim: int = 512 # D, size of z_sem
-    enc_channel_mult: tuple = (1, 2, 4, 8, 8) # width of each encoder level; any length
+    enc_channel_mult: tuple[int, ...] = (1, 2, 4, 8, 8) # width of each encoder level; any length
     enc_n_res_blocks: int = 2 # per encoder level
-    enc_attention_resolutions: tuple = None # the U-Net's if None
+    enc_attention_resolutions: tuple[int, ...]|None = None # the U-Net's if None
     dropout: float = 0.1
     resblock_updown: bool = True # residual blocks that resample
     stem: str = "conv" # or "haar"
     stem_levels: int = 1 # of the Haar stem
     prediction_type: str = "eps" # or "v"
     loss_weight: str = "none" # or "min_snr", or "band": squared error of each band divided by its `c_out`
-    band_rms: tuple = () # root mean square of the data in each band of the stem, for `precondition`; empty: without
+    band_rms: tuple[float, ...] = () # root mean square of the data in each band of the stem, for `precondition`; empty: without
     def __post_init__(self):
         check_diffusion_config(self)
         check_positive(z_dim=self.z_dim, enc_n_res_blocks=self.enc_n_res_blocks)
+        check_limits(self, z_dim=2**16, enc_n_res_blocks=32, enc_channel_mult=256, enc_attention_resolutions=2**15)
         if not self.enc_channel_mult: raise ValueError("enc_channel_mult: needs at least one level, got none")
+        if min(self.enc_channel_mult) < 1: raise ValueError(f"enc_channel_mult: whole numbers above 0 expected, got {self.enc_channel_mult}")
         side = self.image_size >> (self.stem_levels if self.stem == "haar" else 0)
         if self.resblock_updown and len(self.enc_channel_mult) > side.bit_length():
             raise ValueError(f"enc_channel_mult: at most {side.bit_length()} levels for {side} pixels behind the stem, got {len(self.enc_channel_mult)}")
@@ -59,6 +62,7 @@ diffae_presets = {
 # %% ../../nbs/31_diffae.model.ipynb #233d3d8f
 class DiffAE(DiffusionModel, Pretrained, UNet):
     "Diffusion autoencoder: a semantic encoder and a conditional DDIM."
+    _has_parts = True # prior, classifier, editor
     config_class, presets = DiffAEConfig, diffae_presets
     shipped = {"avatars": "diffae-avatars"}
 
@@ -229,10 +233,14 @@ def _extra_keys(self:DiffAE): return {k for k in self.state_dict() if k.split(".
 
 @patch
 def _save_extra(self:DiffAE, dir, dtype):
-    for name in self._parts():
-        if (part := getattr(self, name)) is not None: part.save_pretrained(dir/name, dtype)
+    fitted = {name: getattr(self, name) for name in self._parts() if getattr(self, name) is not None}
+    for name, part in fitted.items(): part.save_pretrained(dir/name, dtype)
+    return tuple(fitted)
 
 @patch
-def _load_extra(self:DiffAE, dir):
-    for name,cls in self._parts().items():
-        if (dir/name/"config.json").is_file(): setattr(self, name, cls.from_pretrained(dir/name))
+def _load_extra(self:DiffAE, dir, parts): # parts: names of folders; None: those that are there
+    for name, cls in self._parts().items():
+        if not ((dir/name).exists() if parts is None else name in parts): continue
+        part = cls.from_pretrained(dir/name)
+        if part.config.z_dim != self.config.z_dim: raise FileError(dir/name, f"is for codes of {part.config.z_dim} numbers, and the model beside it has {self.config.z_dim}", "copy or download the folder again")
+        setattr(self, name, part)

@@ -14,7 +14,7 @@ from typing import Callable
 import torch
 from fastcore.basics import patch
 from torch import Tensor
-from ..core import Pretrained, check_positive
+from ..core import Pretrained, check_limits, check_positive, check_types
 from .dpm_solver import pick_sampler
 from .inversion import invert as invert_x
 from .schedule import Schedule, ddim_timesteps, linear_betas, q_sample
@@ -137,9 +137,9 @@ class DDIMConfig:
     image_size: int = 64 # pixels; decides where attention goes
     in_channels: int = 3
     model_channels: int = 64 # base width
-    channel_mult: tuple = (1, 2, 4, 8) # width of each level, times model_channels
+    channel_mult: tuple[int, ...] = (1, 2, 4, 8) # width of each level, times model_channels
     n_res_blocks: int = 2 # per level
-    attention_resolutions: tuple = (16,) # sides of feature maps with attention
+    attention_resolutions: tuple[int, ...] = (16,) # sides of feature maps with attention
     n_heads: int = 1
     embed_channels: int = 512 # width of the time vector
     dropout: float = 0.1
@@ -148,18 +148,22 @@ class DDIMConfig:
     stem_levels: int = 1 # of the Haar stem
     prediction_type: str = "eps" # or "v"
     loss_weight: str = "none" # or "min_snr", or "band": squared error of each band divided by its `c_out`
-    band_rms: tuple = () # root mean square of the data in each band of the stem, for `precondition`; empty: without
+    band_rms: tuple[float, ...] = () # root mean square of the data in each band of the stem, for `precondition`; empty: without
     def __post_init__(self): check_diffusion_config(self)
 
 def check_diffusion_config(c)->None:
     "`ValueError` that names the field."
-    check_positive(image_size=c.image_size, in_channels=c.in_channels, model_channels=c.model_channels, n_res_blocks=c.n_res_blocks, n_heads=c.n_heads, embed_channels=c.embed_channels)
+    check_types(c)
+    check_positive(image_size=c.image_size, in_channels=c.in_channels, model_channels=c.model_channels, n_res_blocks=c.n_res_blocks, n_heads=c.n_heads, embed_channels=c.embed_channels, stem_levels=c.stem_levels)
+    check_limits(c, image_size=2**15, in_channels=1024, model_channels=2**13, channel_mult=256, n_res_blocks=32, n_heads=2**14, embed_channels=2**16, stem_levels=6, attention_resolutions=2**15)
+    if min(c.band_rms, default=1) <= 0: raise ValueError(f"band_rms: must be positive, got {min(c.band_rms)}")
     for field,valid in (("stem", ("conv", "haar")), ("prediction_type", ("eps", "v")), ("loss_weight", ("none", "min_snr", "band"))):
         if getattr(c, field) not in valid: raise ValueError(f"{field}: must be one of {', '.join(valid)}, got {getattr(c, field)!r}")
     n_bands = 4**c.stem_levels if c.stem == "haar" else 1
-    if c.band_rms and (c.prediction_type != "v" or len(c.band_rms) != n_bands): raise ValueError(f"band_rms: needs prediction_type v and {n_bands} numbers, got {c.prediction_type!r} and {len(c.band_rms)}")
+    if c.band_rms and (c.prediction_type != "v" or len(c.band_rms) != n_bands): raise ValueError(f"band_rms: needs prediction_type v and {n_bands} numbers (stem_levels), got {c.prediction_type!r} and {len(c.band_rms)}")
     if c.loss_weight == "band" and not c.band_rms: raise ValueError("loss_weight: band needs band_rms, got none")
     if not c.channel_mult: raise ValueError("channel_mult: needs at least one level, got none")
+    if min(c.channel_mult) < 1: raise ValueError(f"channel_mult: whole numbers above 0 expected, got {c.channel_mult}")
     if c.image_size % size_factor(c):
         raise ValueError(f"image_size: must be a multiple of {size_factor(c)} for {len(c.channel_mult)} levels{f' and {c.stem_levels} of the Haar stem'*(c.stem == 'haar')}, got {c.image_size}")
     if not 0 <= c.dropout < 1: raise ValueError(f"dropout: must be in [0, 1), got {c.dropout}")

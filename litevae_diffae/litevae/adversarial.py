@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 import torch
 from torch import Tensor, nn
-from ..core import check_positive, n_params
+from ..core import check_positive, check_types, n_params
 from ..data import Batch
 from .discriminator import DiscriminatorConfig, PatchDiscriminator, build_discriminator, cutmix_consistency, cutmix_mask, d_loss, g_loss, unet_mult
 from .losses import weighted_sum
@@ -71,16 +71,17 @@ class AdversarialConfig:
     adaptive:bool = False     # VQGAN's adaptive weight; latent diffusion has `weight` 0.5 with it
     cutmix:float = 0.         # weight of `cutmix_consistency`, for a U-Net
     lr:float|None = None      # peak learning rate of the discriminator; None: the model's
-    betas:tuple = (0.5, 0.9)  # of its Adam (appendix F has these for all)
+    betas:tuple[float, ...] = (0.5, 0.9)  # of its Adam (appendix F has these for all)
     norms_every:int = 50      # steps between measurements of gradient norms; 0: never
 
     def __post_init__(self):
+        check_types(self)
         if self.loss not in ("hinge", "logistic"): raise ValueError(f"loss: must be hinge or logistic, got {self.loss!r}")
         for k in ("weight", "start", "warmup", "ramp", "cutmix", "norms_every"):
             if not getattr(self, k) >= 0: raise ValueError(f"{k}: must not be negative, got {getattr(self, k)}")
         if self.start + self.warmup + self.ramp > 1: raise ValueError(f"start, warmup and ramp: must add up to at most 1, got {self.start} + {self.warmup} + {self.ramp}")
         if self.lr is not None: check_positive(lr=self.lr)
-        object.__setattr__(self, "betas", tuple(self.betas))
+        if len(self.betas) != 2 or not all(0 <= b < 1 for b in self.betas): raise ValueError(f"betas: must be two numbers in [0, 1), got {self.betas}")
 
 # %% ../../nbs/19_litevae.adversarial.ipynb #ac47c74e
 def adversarial_weight(progress:float, # part of the run that is done, in [0, 1]

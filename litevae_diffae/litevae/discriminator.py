@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 from torch.nn.utils.parametrize import register_parametrization
-from ..core import check_positive
+from ..core import check_limits, check_positive, check_types
 from ..metrics import full_precision
 
 # %% ../../nbs/14_litevae.discriminator.ipynb #76907a31
@@ -203,16 +203,17 @@ class DiscriminatorConfig:
     kind:str = "unet"               # or "patch", "stylegan"
     in_channels:int = 3             # of the pictures
     channels:int = 64               # width unit; 64 is usual for all three
-    mult:tuple = (1, 2, 4, 8, 8, 16) # U-Net: widths / `channels`, one for each halving; see `unet_mult`
+    mult:tuple[int, ...] = (1, 2, 4, 8, 8, 16) # U-Net: widths / `channels`, one for each halving; see `unet_mult`
     image_logit:bool = False        # U-Net: one more logit, for the whole picture
     n_layers:int = 3                # PatchGAN: convolutions with stride 2
     image_size:int = 256            # StyleGAN: pixels, a power of 2
     group_size:int = 4              # StyleGAN: pictures compared by `minibatch_std`
 
     def __post_init__(self):
+        check_types(self)
         if self.kind not in ("unet", "patch", "stylegan"): raise ValueError(f"kind: must be unet, patch or stylegan, got {self.kind!r}")
         check_positive(in_channels=self.in_channels, channels=self.channels, n_layers=self.n_layers, image_size=self.image_size, group_size=self.group_size)
-        object.__setattr__(self, "mult", tuple(self.mult))
+        check_limits(self, in_channels=1024, channels=2**14, n_layers=16, image_size=2**15, mult=256, group_size=2**16)
         if len(self.mult) < 2 or min(self.mult) < 1: raise ValueError(f"mult: at least two positive multipliers expected, got {self.mult}")
 
 # %% ../../nbs/14_litevae.discriminator.ipynb #5beeb866

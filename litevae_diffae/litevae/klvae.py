@@ -7,17 +7,16 @@ __all__ = ['old_names', 'translated', 'diffusers_defaults', 'DownBlock', 'KLEnco
            'set_groups', 'KLVAE', 'modern_names', 'kl_config', 'from_hub', 'read_diffusers']
 
 # %% ../../nbs/17_litevae.klvae.ipynb #aee67462
-import json
 from dataclasses import dataclass
 from functools import partial
 from math import gcd
 from pathlib import Path
 from fastcore.basics import patch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 # %% ../../nbs/17_litevae.klvae.ipynb #0ff92117
-from ..core import load_strict
+from ..core import AGAIN, check_limits, check_number, check_weights, load_strict, make_config
+from ..files import FileError, read_json, read_tensor_header, read_tensors
 from ..layers import Downsample, GroupNormSiLU, ResBlock
 from .decoder import Decoder, MidBlock
 from .model import Autoencoder, check_choice, check_config, check_stats
@@ -70,7 +69,7 @@ class KLVAEConfig:
     "Everything that defines a `KLVAE`; the defaults are Stable Diffusion's."
     in_channels: int = 3 # of the images, in and out
     z_channels: int = 4 # of the latents
-    block_out_channels: tuple = (128, 256, 512, 512) # encoder widths from the image to the latents; ratio 2**(n-1)
+    block_out_channels: tuple[int, ...] = (128, 256, 512, 512) # encoder widths from the image to the latents; ratio 2**(n-1)
     n_res_blocks: int = 2 # per resolution in the encoder; the decoder has one more
     attention: bool = True # in both middle blocks
     norm_num_groups: int|None = None # of each GroupNorm; None: the largest divisor of the width up to 32
@@ -78,20 +77,23 @@ class KLVAEConfig:
     post_quant_conv: bool = True # 1x1 convolution before the decoder
     decoder: str = "gn" # "gn", "smc" or "mixed"
     decoder_channels: int|None = None # base width of the decoder; None: as the encoder
-    decoder_mult: tuple|None = None # its multipliers, as many as `block_out_channels`; None: the encoder's proportions
+    decoder_mult: tuple[float, ...]|None = None # its multipliers, as many as `block_out_channels`; None: the encoder's proportions
     decoder_final_norm: bool = True # GroupNorm before the decoder's last convolution
     output: str = "image" # of the decoder, or "wavelet": predict level-1 bands, then inverse Haar
     zero_init: bool = False # residual branches start at zero
     folded: bool = False # SMC layers stored as plain convolutions
-    sample_size: int|tuple = 256 # pixels the model was trained at; for pipelines
+    sample_size: int|tuple[int, ...] = 256 # pixels the model was trained at; for pipelines
     force_upcast: bool = True # float16 overflows in it; for pipelines
-    latents_mean: tuple|None = None # per channel, from `compute_latent_stats`
-    latents_std: tuple|None = None # per channel
+    latents_mean: tuple[float, ...]|None = None # per channel, from `compute_latent_stats`
+    latents_std: tuple[float, ...]|None = None # per channel
     shift_factor: float|None = None # mean of all latents
     scaling_factor: float|None = None # 1 / std of all latents; 0.18215 in Stable Diffusion 1
 
     def __post_init__(self):
         check_config(self, ("in_channels", "z_channels", "n_res_blocks"), ("block_out_channels",))
+        check_limits(self, n_res_blocks=64, block_out_channels=2**16, decoder_channels=2**16, decoder_mult=2**16)
+        if len(self.block_out_channels) > 12: raise ValueError(f"block_out_channels: at most 12 widths expected, got {len(self.block_out_channels)}")
+        if self.norm_num_groups is not None: check_number("norm_num_groups", self.norm_num_groups, low=1, whole=True)
         check_choice(self, decoder=("gn", "smc", "mixed"), output=("image", "wavelet"))
         check_stats(self)
         self.decoder_widths                                      # raises if it can't be built
@@ -110,7 +112,7 @@ class KLVAEConfig:
 def decoder_widths(config:"KLVAEConfig")->tuple: # from the image to the latents
     "Widths of the decoder: the encoder's, scaled to `decoder_channels`, or `decoder_channels * decoder_mult`."
     base, mult, enc = config.decoder_channels, config.decoder_mult, config.block_out_channels
-    if base is not None and (not isinstance(base, int) or base < 1): raise ValueError(f"decoder_channels: a whole number above 0 expected, got {base!r}")
+    if base is not None and base < 1: raise ValueError(f"decoder_channels: a whole number above 0 expected, got {base!r}")
     if mult is None: widths = tuple(w * (base or enc[0]) / enc[0] for w in enc)
     else: widths = tuple((base or enc[0]) * m for m in mult)
     if len(widths) != len(enc): raise ValueError(f"decoder_mult: {len(enc)} multipliers expected, as many as block_out_channels, got {mult}")
@@ -170,11 +172,12 @@ def kl_config(values:dict, # `config.json` of a diffusers AutoencoderKL
     values = {**diffusers_defaults, **{k: v for k, v in values.items() if not k.startswith("_")}}
     fixed = {"out_channels": (values.get("in_channels", 3),), "act_fn": ("silu", "swish")}
     for key, block in (("down_block_types", "DownEncoderBlock2D"), ("up_block_types", "UpDecoderBlock2D")):
-        if set(values.pop(key, [block])) != {block}: raise ValueError(f"from_diffusers: {key} must all be {block}")
+        if not isinstance(kinds := values.pop(key, [block]), (list, tuple)) or not kinds or any(kind != block for kind in kinds): raise ValueError(f"from_diffusers: {key} must all be {block}")
     for key, valid in fixed.items():
         if (v := values.pop(key, valid[0])) not in valid: raise ValueError(f"from_diffusers: {key} must be one of {valid}, got {v!r}")
     if unknown := sorted(k for k in values if k not in translated): raise ValueError(f"from_diffusers: unknown fields {', '.join(unknown)}")
-    return KLVAEConfig(**{translated[k]: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+    try: return make_config(KLVAEConfig, {translated[k]: v for k, v in values.items()})
+    except ValueError as e: raise ValueError(f"from_diffusers: {e}") from e
 
 # %% ../../nbs/17_litevae.klvae.ipynb #01d95808
 def from_hub(name:str)->Path: # user/model -> local folder with the autoencoder's files only
@@ -188,13 +191,18 @@ def from_hub(name:str)->Path: # user/model -> local folder with the autoencoder'
 def read_diffusers(folder:Path, # of an AutoencoderKL, or of a pipeline that has a `vae` folder; or a Hub id
                   )->tuple[dict, dict]: # configuration, name -> tensor
     "What diffusers' `save_pretrained` wrote; `FileNotFoundError` says what is missing."
+    if not isinstance(folder, (str, Path)) or not str(folder).strip(): raise ValueError(f"from_diffusers: a folder, a Hub id (user/model) or an AutoencoderKL expected, got {folder!r}")
     folder = Path(folder).expanduser()
     if not folder.exists() and str(folder).count("/") == 1: folder = from_hub(str(folder))
     if (folder/"model_index.json").is_file(): folder = folder/"vae"
     if not (folder/"config.json").is_file(): raise FileNotFoundError(f"from_diffusers: no config.json in {folder}; a folder saved by diffusers expected")
     weights = sorted(folder.glob("diffusion_pytorch_model*.safetensors"), key=lambda p: len(p.name))   # the plain one before .fp16
     if not weights: raise FileNotFoundError(f"from_diffusers: no diffusion_pytorch_model.safetensors in {folder}")
-    return json.loads((folder/"config.json").read_text()), load_file(weights[0])
+    values, path = read_json(folder/"config.json", advice=AGAIN), weights[0]
+    try: config = kl_config(values)
+    except ValueError as e: raise FileError(folder/"config.json", str(e), "a folder saved by diffusers' AutoencoderKL expected") from e
+    check_weights(KLVAE, config, modern_names(read_tensor_header(path, AGAIN)), path)
+    return values, read_tensors(path, advice=AGAIN)
 
 # %% ../../nbs/17_litevae.klvae.ipynb #c693cda4
 @patch(cls_method=True)
@@ -204,6 +212,6 @@ def from_diffusers(cls:KLVAE, source, # folder, Hub id (user/model), or a diffus
     if isinstance(source, nn.Module): values, state = dict(source.config), source.state_dict()
     else: values, state = read_diffusers(source)
     model = cls(kl_config(values))
-    state = {k: v.float().cpu() for k, v in modern_names(state).items()}
+    state = {k: v.float().cpu() if v.is_floating_point() else v.cpu() for k, v in modern_names(state).items()}
     load_strict(model, state, "from_diffusers")
     return model.eval()

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 # %% ../../nbs/15_litevae.losses.ipynb #4f6e3603
+from ..core import check_types
 from .wavelets import wavedec2
 from ..metrics import TRUNKS, full_precision, gaussian_filter, gaussian_window, lpips, lpips_net, to_rgb, to_unit
 
@@ -181,6 +182,7 @@ class LossWeights:
     ldl: float = 0. # errors where they are uneven (Table 15)
 
     def __post_init__(self):
+        check_types(self)
         for name, value in vars(self).items():
             if not value >= 0: raise ValueError(f"{name}: a weight of 0 or more expected, got {value}")
 
