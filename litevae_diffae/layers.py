@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['n_groups', 'is_channels_last', 'plain_ops', 'modulation', 'group_norm_silu_plain', 'group_norm_silu', 'GroupNormSiLU',
-           'ResBlock', 'Attention', 'Upsample', 'Downsample', 'to_channels_last']
+           'ResBlock', 'Attention', 'Upsample', 'Downsample', 'to_channels_last', 'check_overflow']
 
 # %% ../nbs/03_layers.ipynb #7bf0aa67
 import threading
@@ -406,3 +406,13 @@ def to_channels_last(module:nn.Module, # any model
                     )->nn.Module: # the same object
     "Store all 4-D parameters and buffers pixel by pixel, so that activations stay so from layer to layer."
     return module.to(memory_format=torch.channels_last)
+
+# %% ../nbs/03_layers.ipynb #a3fa94e2
+def check_overflow(y:Tensor, # a result
+                   dtype:torch.dtype, # of the model's weights
+                   verb:str, # named in the error
+                  )->Tensor: # `y`
+    "`ValueError` if a model in float16 left the range of its numbers; other types are not looked at."
+    if dtype == torch.float16 and not plain_ops() and not y.isfinite().all():
+        raise ValueError(f"{verb}: float16 overflowed in this model, use bfloat16 or float32 (model.to(torch.bfloat16))")
+    return y

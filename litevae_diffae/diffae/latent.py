@@ -81,9 +81,11 @@ class LatentDDIM(Pretrained, nn.Module):
             t:Tensor)->Tensor: # (B,) steps 0..999 -> (B, D) predicted noise
         "Predicted noise."
         if z_t.ndim != 2 or z_t.shape[1] != self.config.z_dim: raise ValueError(f"z_t: expected (B, {self.config.z_dim}), got {tuple(z_t.shape)}")
-        c, h = self.time_embed(timestep_embedding(t, self.config.time_channels).to(z_t.dtype)), z_t
-        for i,layer in enumerate(self.layers): h = layer(torch.cat([h, z_t], 1) if i in self.skips else h, c)
-        return h
+        dtype = self.layers[0].linear.weight.dtype
+        z = h = z_t.to(dtype)
+        c = self.time_embed(timestep_embedding(t, self.config.time_channels).to(dtype))
+        for i,layer in enumerate(self.layers): h = layer(torch.cat([h, z], 1) if i in self.skips else h, c)
+        return h.to(z_t.dtype)
 
     def loss(self, z_0:Tensor, # (B, D) normalised codes
              t:Tensor=None, eps:Tensor=None, # drawn if None

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 # %% ../../nbs/16_litevae.model.ipynb #7e910937
 from ..core import Pretrained, check_limits, check_types, shown
 from ..data import Crops, Source, one_pass, open_source
-from ..layers import Attention, GroupNormSiLU
+from ..layers import Attention, GroupNormSiLU, check_overflow
 from .decoder import Decoder
 from .encoder import WaveletEncoder
 from .smc import fold_smc
