@@ -104,6 +104,7 @@ def check_z(z_sem:Tensor, n:int, config)->None:
     "`ValueError` unless `z_sem` is one code per image."
     check_tensor("z_sem", z_sem, (n, config.z_dim))
 
+
 # %% ../../nbs/31_diffae.model.ipynb #3e27be0e
 @patch
 @torch.no_grad()

@@ -19,6 +19,7 @@ from .dpm_solver import pick_sampler
 from .inversion import invert as invert_x
 from .schedule import Schedule, check_steps, ddim_timesteps, linear_betas, q_sample
 from .unet import UNet, haar_stem, haar_unstem
+from ..layers import check_overflow, plain_ops
 
 # %% ../../nbs/24_diffusion.model.ipynb #1bf617ff
 def target(x_0:Tensor, eps:Tensor, abar:Tensor, # (B, C, H, W) twice, (B, 1, 1, 1)
@@ -101,10 +102,11 @@ def _loss(self:DiffusionModel, x_0, t=None, eps=None, z_sem=None):
 def _in_pieces(self:DiffusionModel, sampler, x, z_sem, n_steps, batch_size, callback, steps=None, **kw): # steps: that the sampler visits; DDIM's if None
     check_counts(batch_size=batch_size)
     steps = ddim_timesteps(n_steps, len(self.schedule)) if steps is None else steps
-    size = len(x) if callback else batch_size                                     # a callback sees the whole batch
+    size, kind = len(x) if callback else batch_size, x.dtype                      # a callback sees the whole batch
+    x = x.to(torch.promote_types(kind, torch.float32))                            # half precision would lose the small steps
     pieces = [sampler(self._sampler_net(steps, None if z_sem is None else z_sem[i:i+size]), x[i:i+size], n_steps, self.schedule, callback=callback, **kw)
               for i in range(0, len(x), size)]
-    return torch.cat(pieces)
+    return check_overflow(torch.cat(pieces), self.dtype, sampler.__name__.split("_")[-1]).to(kind)
 
 @patch
 def _decode(self:DiffusionModel, x_T, z_sem, n_steps, clip, callback, batch_size, sampler):
@@ -131,6 +133,7 @@ def check_noise(x_T:Tensor)->None:
     "`ValueError` if `x_T` is not finite; warn if it looks like uniform noise."
     check_values("x_T", x_T)
     if x_T.numel() > 8 and can_look(x_T) and x_T.min() >= 0 and x_T.max() <= 1 and x_T.std() > 0.2: warnings.warn("x_T: all values lie between 0 and 1; sampling starts from normal noise (torch.randn), not uniform noise (torch.rand)")
+
 
 # %% ../../nbs/24_diffusion.model.ipynb #3869369b
 @dataclass(frozen=True)
