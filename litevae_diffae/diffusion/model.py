@@ -19,7 +19,7 @@ from .dpm_solver import pick_sampler
 from .inversion import invert as invert_x
 from .schedule import Schedule, check_steps, ddim_timesteps, linear_betas, q_sample
 from .unet import UNet, haar_stem, haar_unstem
-from ..layers import check_overflow, plain_ops
+from ..layers import check_overflow
 
 # %% ../../nbs/24_diffusion.model.ipynb #1bf617ff
 def target(x_0:Tensor, eps:Tensor, abar:Tensor, # (B, C, H, W) twice, (B, 1, 1, 1)
