@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['n_groups', 'is_channels_last', 'plain_ops', 'modulation', 'group_norm_silu_plain', 'group_norm_silu', 'GroupNormSiLU',
-           'ResBlock', 'Attention', 'Upsample', 'Downsample', 'to_channels_last', 'check_overflow']
+           'ResBlock', 'Attention', 'Upsample', 'Downsample', 'to_channels_last', 'as_input', 'check_overflow']
 
 # %% ../nbs/03_layers.ipynb #7bf0aa67
 import threading
@@ -81,10 +81,10 @@ def group_norm_silu_plain(x:Tensor, # (B, C, ...)
     with _no_autocast(x):
         if scale is None and shift is None:
             dt = wide if x.device.type == "cpu" and weight.dtype != x.dtype else x.dtype # the CPU's kernel mixes bf16 and float32
-            y = F.group_norm(x, n_groups, weight.to(dt), bias.to(dt), eps)
+            y = torch.group_norm(x, n_groups, weight.to(dt), bias.to(dt), eps) # as in `F.group_norm`, but one pixel is enough
         else:
             g,h = (t.to(x.dtype).reshape(*t.shape, *[1]*(x.ndim-2)) for t in modulation(weight, bias, scale, shift, wide))
-            y = torch.addcmul(h, F.group_norm(x, n_groups, eps=eps), g)
+            y = torch.addcmul(h, torch.group_norm(x, n_groups, eps=eps), g)
         if act: y = F.silu(y, inplace=not torch.is_grad_enabled() and not plain_ops())
     return y.contiguous(memory_format=_layout(x))
 
@@ -406,6 +406,13 @@ def to_channels_last(module:nn.Module, # any model
                     )->nn.Module: # the same object
     "Store all 4-D parameters and buffers pixel by pixel, so that activations stay so from layer to layer."
     return module.to(memory_format=torch.channels_last)
+
+# %% ../nbs/03_layers.ipynb #98e6f0ab
+def as_input(x:Tensor, # (B, C, H, W)
+             dtype:torch.dtype, # of the network's weights
+            )->Tensor: # (B, C, H, W)
+    "`x` in the type and layout in which a network computes; `vmap` keeps the layout, which it cannot change."
+    return x.to(dtype) if _in_vmap() else x.to(dtype, memory_format=torch.channels_last)
 
 # %% ../nbs/03_layers.ipynb #a3fa94e2
 def check_overflow(y:Tensor, # a result

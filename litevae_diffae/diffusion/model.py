@@ -19,7 +19,7 @@ from .dpm_solver import pick_sampler
 from .inversion import invert as invert_x
 from .schedule import Schedule, check_steps, ddim_timesteps, linear_betas, q_sample
 from .unet import UNet, haar_stem, haar_unstem
-from ..layers import check_overflow
+from ..layers import as_input, check_overflow
 
 # %% ../../nbs/24_diffusion.model.ipynb #1bf617ff
 def target(x_0:Tensor, eps:Tensor, abar:Tensor, # (B, C, H, W) twice, (B, 1, 1, 1)
@@ -64,13 +64,14 @@ class DiffusionModel:
         return torch.tensor(self.config.band_rms, device=device).repeat_interleave(self.config.in_channels).view(1, -1, 1, 1)
 
     def _network(self, x_t, abar, modulations): # what `prediction_type` says, in the dtype of x_t
-        to_net = lambda h: h.to(self.dtype, memory_format=torch.channels_last)
+        def to_net(h): return as_input(h, self.dtype)
         if not self.config.band_rms: return UNet.forward(self, to_net(x_t), modulations=modulations).to(x_t.dtype)
         (c_in, c_skip, c_out), bands = precondition(abar, self._rms(x_t.device)), haar_stem(to_net(x_t).to(x_t.dtype), self.stem_levels)
         return haar_unstem(c_skip*bands + c_out*self.core(to_net(c_in*bands), modulations).to(x_t.dtype), self.stem_levels)
 
     def _predict(self, x_t, abar, modulations): # noise
-        return to_eps(self._network(x_t, abar, modulations), x_t, abar, self.config.prediction_type)
+        out = check_overflow(self._network(x_t, abar, modulations), self.dtype, "eps") # a clamp would hide it
+        return to_eps(out, x_t, abar, self.config.prediction_type)
 
     def _sampler_net(self, steps, z_sem=None): # (x, t in `steps`) -> noise, with everything computed before that can be
         a, b = self.time_modulation(steps.to(self.device))
@@ -106,7 +107,7 @@ def _in_pieces(self:DiffusionModel, sampler, x, z_sem, n_steps, batch_size, call
     x = x.to(torch.promote_types(kind, torch.float32))                            # half precision would lose the small steps
     pieces = [sampler(self._sampler_net(steps, None if z_sem is None else z_sem[i:i+size]), x[i:i+size], n_steps, self.schedule, callback=callback, **kw)
               for i in range(0, len(x), size)]
-    return check_overflow(torch.cat(pieces), self.dtype, sampler.__name__.split("_")[-1]).to(kind)
+    return torch.cat(pieces).to(kind)
 
 @patch
 def _decode(self:DiffusionModel, x_T, z_sem, n_steps, clip, callback, batch_size, sampler):
