@@ -552,7 +552,7 @@ def test_foreign_files_beside_results(tmp_path, monkeypatch):
     (tmp_path/"results/means.json").unlink()
     record = next((tmp_path/"runs").glob("*/record.json"))
     record.write_text("{")
-    with pytest.raises(FileError, match="record.json: .*delete its folder"): run()
+    with pytest.raises(FileError, match="record.json: .*delete it"): run()
 
 
 def test_the_demo_takes_no_folder_of_somebody_else(tmp_path, at):
