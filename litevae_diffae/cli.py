@@ -64,12 +64,17 @@ class RunOptions(Command):
     save_every: Optional[Count] = None # steps between resume files
     grid_every: Optional[Count] = None # steps between pictures
     value_range: Optional[tuple[float, float]] = None # black and white of images with more than 8 bits; those of the type if not given
+    new_data: bool = False # go on with a run although its images have changed since
     trains = True
 
     def given(self)->dict: # fields of TrainConfig
         "What was asked for."
         names = ("batch_size", "steps", "images", "minutes", "lr", "seed", "precision", "n_workers", "save_every", "grid_every")
         return {k: v for k in names if (v := getattr(self, k)) is not None}
+
+    def resume(self)->bool|str: # what `train_litevae` and the others take
+        "How a run that is there already is continued."
+        return "data" if self.new_data else True
 
 # %% ../nbs/52_cli.ipynb #0519719a
 @dataclass(frozen=True)
@@ -104,9 +109,10 @@ class Train(RunOptions):
         in_channels = (model.config if trained else model).in_channels
         data, out = training_data(self.data, self.out, in_channels, self.value_range), open_folder(self.out)
         seed_everything(self.seed)
-        if diffusion: train_diffae(cls(model), data, out, config)
+        if diffusion: train_diffae(cls(model), data, out, config, resume=self.resume())
         else:
-            settings = dict(weights=fitting_weights(r.weights, in_channels), size=self.size or r.size, scale=r.scale, equivariance=self.equivariance, freeze_encoder=self.freeze_encoder)
+            settings = dict(weights=fitting_weights(r.weights, in_channels), size=self.size or r.size, scale=r.scale, equivariance=self.equivariance, freeze_encoder=self.freeze_encoder,
+                            resume=self.resume())
             if self.adversary: train_adversarial(model, data, out, config, discriminator=self.adversary, **settings)
             else: train_litevae(model, data, out, config, **settings)
         print(f"model: {out/'model'}")
@@ -136,7 +142,7 @@ class Distill(RunOptions):
         make_student(teacher, channels, **decoder)                              # what can't be built is said before the data are read
         data = training_data(self.data, self.out, teacher.config.in_channels, self.value_range)
         weights, out = fitting_weights(LossWeights(), teacher.config.in_channels), open_folder(self.out)
-        distill_decoder(teacher, channels, data, out, share=self.share, decoder=decoder, weights=weights, **given)
+        distill_decoder(teacher, channels, data, out, share=self.share, decoder=decoder, weights=weights, resume=self.resume(), **given)
         print(f"model: {out/'model'}")
 
 # %% ../nbs/52_cli.ipynb #a6e06460
@@ -162,6 +168,15 @@ class SamplerOptions(ReadOptions):
     "What one may choose for a diffusion model; a VAE has no such choices."
     n_steps: Optional[Steps] = None # sampler steps of a diffusion model: 100 if not given
     method: Optional[Literal["official", "mirror", "fixed_point"]] = None # how its x_T is found: official if not given
+    tile_size: Optional[Annotated[int, Within(16, 65_536)]] = None # VAE: work in tiles of so many pixels, for images that don't fit into the memory
+
+    def load(self): # self.model: shipped name, folder or Hub id
+        "The model, working in tiles if that was asked for."
+        model = load_model(self.model)
+        if self.tile_size is None: return model
+        if not hasattr(model, "enable_tiling"): raise ValueError(f"tile_size: only for VAEs, and this is a {type(model).__name__}")
+        model.enable_tiling(self.tile_size)
+        return model
 
     def sampler(self, model)->dict: # arguments of `invert`
         "What was asked for, checked."
@@ -202,7 +217,7 @@ class Encode(SamplerOptions):
         from litevae_diffae.inputs import model_batches
         from litevae_diffae.outputs import Outputs, plan_names
         from litevae_diffae.verbs import codes_of
-        model = load_model(self.model)
+        model = self.load()
         options, images = self.sampler(model), self.images(model, self.data)
         with Outputs(self.out, "encode", images.places, model_files(self.model)) as out:
             names = out.plan(plan_names(images.names, ".safetensors"))
@@ -227,7 +242,7 @@ class Reconstruct(RebuildOptions):
         from litevae_diffae.metrics import psnr
         from litevae_diffae.outputs import Outputs, plan_names
         from litevae_diffae.verbs import image_suffix, rebuild, write_image
-        model, scores = load_model(self.model), []
+        model, scores = self.load(), []
         options, images = self.sampler(model), self.images(model, self.data)
         with Outputs(self.out, "reconstruct", images.places, model_files(self.model)) as out:
             names = out.plan(plan_names(images.names, image_suffix(model)))
@@ -253,7 +268,7 @@ class Evaluate(RebuildOptions):
         from litevae_diffae.outputs import Outputs
         from litevae_diffae.report import print_scores
         from litevae_diffae.verbs import is_evaluation, rebuild, score_images
-        model = load_model(self.model)
+        model = self.load()
         options, images = self.sampler(model), self.images(model, self.data, self.max_images)
         sampler = {"sampler": {"n_steps": self.n_steps or 100, "method": self.method or "official", "random_x_T": self.random_x_T}} if is_diffusion(model) else {}
         with Outputs(self.out, "evaluate", images.places, model_files(self.model)) as out:
