@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['Count', 'bench_parts', 'commands', 'description', 'Command', 'Demo', 'RunOptions', 'Train', 'Distill', 'ReadOptions',
            'SamplerOptions', 'RebuildOptions', 'Encode', 'Reconstruct', 'Evaluate', 'Sample', 'Interpolate', 'Edit',
-           'Bench', 'Experiment', 'Import', 'App', 'fold_box', 'parse', 'answer', 'main', 'check_device', 'fail',
-           'load_model', 'parse_overrides']
+           'Bench', 'Experiment', 'Import', 'App', 'parse', 'answer', 'main', 'check_device', 'fail', 'load_model',
+           'parse_overrides']
 
 # %% ../nbs/52_cli.ipynb #fea992a6
-import contextlib, io, re, sys
+import contextlib, io, sys
 from dataclasses import dataclass
 from itertools import chain
 from typing import Annotated, Literal, Optional
@@ -20,7 +20,7 @@ from .options import (Many, Minutes, NoiseSeed, Seed, Size, Steps, Within, check
                                     check_options, expand_path, parse_overrides)
 from .models import (check_device, is_trained, load_model, model_class, model_files,
                                    preset_config)
-from .terminal import fail, safe_streams, sentence, stop_signals, stopped
+from .terminal import fail, fold_box, safe_streams, sentence, stop_signals, stopped
 _all_ = ["check_device", "fail", "load_model", "parse_overrides"]
 
 # %% ../nbs/52_cli.ipynb #91d3e6f0
@@ -419,11 +419,6 @@ commands = {"demo": Demo, "train": Train, "distill": Distill, "encode": Encode, 
 description = ("LiteVAE and Diff-AE: train, encode, reconstruct, sample, edit, evaluate. --debug shows the traceback of an error. "
                "Exit codes: 0 done; 2 bad usage or input, also if an image could not be read while the others were done "
                "(files that are no images, such as notes, are only told); 130, 143 and 129 stopped by Ctrl-C, SIGTERM and SIGHUP; 1 anything else.")
-
-def fold_box(text:str)->str: # one line
-    "The message inside tyro's error box, which is drawn with lines or, on a plain terminal, with hyphens: title, message, advice."
-    parts = re.split("[─-]{5,}", text)
-    return " ".join(re.sub("[╭╮╰╯│]", " ", parts[min(1, len(parts) - 1)]).split("Got errors:")[0].split())
 
 def parse(args:list): # one of the command objects
     "Read the command line; a usage error is one line and exit code 2."

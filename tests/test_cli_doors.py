@@ -538,18 +538,21 @@ def test_foreign_files_beside_results(tmp_path, monkeypatch):
     table = experiment.Experiment("Does it?", "so", lambda scale: [row])
     monkeypatch.setattr(experiment, "find_experiments", lambda: {"means": table})
     (tmp_path/"results").mkdir()
-    for name, text in (("list.json", "[1, 2]"), ("cut.json", "{"), ("other.json", '{"records": [1]}'), ("third.json", '{"records": {"a": 1}}')): (tmp_path/"results"/name).write_text(text)
+    for name, text in (("list.json", "[1, 2]"), ("other.json", '{"records": [1]}')): (tmp_path/"results"/name).write_text(text)
     before = contents(tmp_path/"results")
     run = lambda: experiment.run_experiment("means", seeds=1, out=str(tmp_path/"results"), work=str(tmp_path/"runs"))
     run()
     found = json.loads((tmp_path/"results/means.json").read_text(), parse_constant=pytest.fail)
     assert found["rows"][0]["name"] == "a row" and before.items() <= contents(tmp_path/"results").items()
     (tmp_path/"results/means.json").write_text("[1]")
-    with pytest.raises(FileError, match="means.json: is there already and is no result"): run()
+    with pytest.raises(FileError, match="means.json: holds .*move it away"): run()
+    for text in ("{", '{"records": {"a": 1}}'):                                    # damaged: it may hold what was measured
+        (tmp_path/"results/means.json").write_text(text)
+        with pytest.raises(FileError, match="means.json: .*(move it away|delete it)"): run()
     (tmp_path/"results/means.json").unlink()
     record = next((tmp_path/"runs").glob("*/record.json"))
     record.write_text("{")
-    with pytest.raises(FileError, match="record.json: .*delete its folder"): run()
+    with pytest.raises(FileError, match="record.json: .*delete it to have the run measured again"): run()
 
 
 def test_the_demo_takes_no_folder_of_somebody_else(tmp_path, at):
@@ -564,7 +567,7 @@ def test_the_demo_takes_no_folder_of_somebody_else(tmp_path, at):
 
 # any command line
 
-VALUES = ["", " ", "0", "1", "2", "-1", "4", "nan", "inf", "1e9", str(2**64), "True", "None", "d", "d/x.png", ".", "..", "/", "o", "file", "d/more", "~", "~nobody", "-", "--", "x=1",
+VALUES = ["", " ", "0", "1", "2", "-1", "4", "nan", "inf", "1e9", str(2**64), "True", "None", "d", "d/x.png", ".", "d/..", "/dev/null", "o", "file", "d/more", "~", "~nobody", "-", "--", "x=1",
           "image_size=0", "写真", "\udce9", "a\nb", "photos-tiny", "litevae-tiny", "Hat", "[1,2", "d/cut.png", "user/none/deep", "link", "auto"]
 
 
@@ -588,15 +591,16 @@ def any_command(rng, models):
     if command not in ("train", "import") and rng.random() < 0.9: args += ["--model", str(models/rng.choice(known)) if rng.random() < 0.8 else value()]
     for option in rng.sample(options[command], rng.randint(0, len(options[command]))): args += given(option)
     if command == "train": args += ["--steps", rng.choice(["0", "nan", "-1"])]                # no training here
-    if command == "evaluate" and "--max-images" not in args: args += ["--max-images", "1"]
+    if command == "evaluate": args += [a for k, v in (("--max-images", "1"), ("--data", "d")) if k not in args for a in (k, v)]
     if command in ("sample", "interpolate") and "--n" not in args: args += ["--n", "2"]
-    if "--n-steps" not in args and command in ("reconstruct", "encode", "sample", "edit", "interpolate", "evaluate") and rng.random() < 0.9: args += ["--n-steps", "2"]
+    if "--n-steps" not in args and command in ("reconstruct", "encode", "sample", "edit", "interpolate", "evaluate"): args += ["--n-steps", "2"]
     return args
 
 
 def test_any_command_line_is_right_or_one_line(tmp_path, at, models, monkeypatch):
     def offline(name): raise FileNotFoundError(f"from_pretrained: no folder {name!r}, and the Hub did not give it")
     monkeypatch.setattr("litevae_diffae.core._from_hub", offline)
+    monkeypatch.setenv("HOME", str(tmp_path/"home"))
     for name, seed in (("d/x.png", 0), ("d/y.jpg", 1), ("d/more/x.png", 2)): save(tmp_path/name, seed)
     (tmp_path/"d/cut.png").write_bytes((tmp_path/"d/x.png").read_bytes()[:300])
     (tmp_path/"file").write_text("a file")

@@ -185,6 +185,7 @@ def test_a_signal_saves_and_the_run_goes_on(tmp_path, whole, capsys, number, cod
 def test_exit_codes_of_the_command_line(monkeypatch, tmp_path, number, code):
     from litevae_diffae import cli
     class Run:
+        trains = True
         def __call__(self): run(Does(lambda: signal.raise_signal(number)), tmp_path)
     monkeypatch.setattr(cli, "parse", lambda args: Run())
     with pytest.raises(SystemExit) as stop: main([])

@@ -19,6 +19,7 @@ from ..diffusion.inversion import invert as invert_x
 from ..diffusion.model import DiffusionModel, avatars_net, check_diffusion_config, check_images, check_noise, check_range, unet_fields
 from ..diffusion.schedule import check_steps
 from ..diffusion.unet import UNet
+from ..layers import as_input
 
 # %% ../../nbs/31_diffae.model.ipynb #100620d2
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ class DiffAE(DiffusionModel, Pretrained, UNet):
         return self._codes(x).to(x.dtype)
 
     def _codes(self, x):
-        return self.encoder(x.to(self.dtype, memory_format=torch.channels_last), self._rms(x.device) if self.config.band_rms else None)
+        return self.encoder(as_input(x, self.dtype), self._rms(x.device) if self.config.band_rms else None)
 
     def eps(self, x_t:Tensor, # (B, C, H, W)
             t:Tensor, # (B,) steps 0..999

@@ -188,7 +188,6 @@ def load_diffae_checkpoint(path:str, # `last.ckpt`, or the folder that holds it
     latents = read_latents(path.parent) if second_stage and "conds_mean" not in sd else None
     if latents: sd.update({k: latents[k] for k in ("conds_mean", "conds_std")})
     try: return load_diffae_state_dict(sd, config)
-    except FileError: raise
     except ValueError as e: raise FileError(path, str(e)) from e
 
 def _state_dict(path)->dict: # name -> tensor
