@@ -12,7 +12,7 @@ import os
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain
@@ -86,7 +86,8 @@ def _open_table(path):
     start, end = _next_line(text, 0)
     first = text[start:end].strip()
     if first.isdecimal(): announced = int(first[:18])
-    if re.fullmatch("(?i)sep=.", first): separator = first[-1]
+    named = re.fullmatch(r"(?i)\s*sep=([,;\t|: ])\s*", text[start:end])
+    if named: separator = named[1]
     if announced is not None or separator: start, end = _next_line(text, end)
     if start == end: raise FileError(path, "holds no table")
     separator = separator or _separator(text[start:end], text[slice(*_next_line(text, end))])
@@ -129,7 +130,7 @@ def _some(names, n=50):
 
 def _choose(path, names, columns):
     "Which columns to read, as places among the names."
-    if isinstance(columns, str):
+    if isinstance(columns, str) or columns is not None and not isinstance(columns, Iterable):
         raise ValueError(f"columns: must be a list of names, got {columns!r}")
     wanted = names if columns is None else [unicodedata.normalize("NFC", str(c)) for c in columns]
     if not wanted: raise ValueError("columns: must be at least one name, got none")

@@ -58,6 +58,7 @@ READABLE = {
     "lines of separators": A_B + ",,\n,,\n",
     "separator at the line's end": A_B.replace("\n", ",\n"),
     "excel's first line": "sep=;\n" + A_B.replace(",", ";"),
+    "excel's first line, tab": "sep=\t\n" + A_B.replace(",", "\t"),
     "true and false": "file,A,B\nx.png,True,FALSE\ny.png,no,Yes\n",
     "-1 and 1": "file,A,B\nx.png,1,-1\ny.png,-1,1\n",
     "floats": "file,A,B\nx.png,1.0,0.0\ny.png,0.0,1.0\n",
@@ -109,6 +110,7 @@ REFUSED = {
     "celeba without its count": ("A B\nx.png 1 -1\n", "line 2 has 2 values for 1 names"),
     "celeba's row too short": ("2\nA B\nx.png 1\ny.png 1 1\n", "line 3 has 1 values for 2 names"),
     "celeba cut short": ("3\nA\nx.png 1\ny.png -1\n", "announces 3 rows and has 2"),
+    "a quote as separator": ('sep="\n' + A_B, "has no columns of attributes"),
     "no file name": ("file,A\n,1\n", "line 2 names no file"),
     "doubled column": ("file,A,B,A\nx.png,1,0,0\n", "has the column 'A' 2 times; choose"),
     "column without name": ("file,,A\nx.png,1,0\n", "has no name for column 2"),
@@ -159,7 +161,7 @@ def test_columns(write):
     names, table = read_attributes(path, ["B", "A", "\xc4"])             # any order, one spelling for Unicode's two
     assert names == ("B", "A", "\xc4") and [v.tolist() for v in table.values()] == [[0, 1, 1], [1, 0, 1]]
     for columns, message in ((["C"], "has no column C; it has A, age, B, \xc4, age"), (["age"], "has the column 'age' 2 times"),
-                             ([], "columns: must be at least one name"), ("A", "columns: must be a list of names, got 'A'"),
+                             ([], "columns: must be at least one name"), ("A", "columns: must be a list of names, got 'A'"), (5, "columns: must be a list of names, got 5"),
                              (["A", "A"], "columns: must be different names")):
         with pytest.raises(ValueError, match=message): read_attributes(path, columns)
 
