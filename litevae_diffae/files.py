@@ -22,7 +22,6 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 # %% ../nbs/04_files.ipynb #648f0174
 class FileError(ValueError):

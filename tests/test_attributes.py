@@ -4,8 +4,10 @@ import unicodedata
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from litevae_diffae.attributes import AttributeTable, read_attributes
+from litevae_diffae.data import ImageFolder
 from litevae_diffae.diffae.latent import Codes
 from litevae_diffae.diffae.manipulate import read_labels
 
@@ -331,3 +333,56 @@ def test_labels_never_by_guess(write, tmp_path):
     assert read_labels(codes("1.jpg"), path, partial=True, root=tmp_path / "dogs").attributes.tolist() == [[0]]
     with pytest.raises(ValueError, match="has another extension"): read_labels(codes("x.png"), write("file,A\nx.jpg,1\n"), partial=True)
     with pytest.raises(ValueError, match="codes: have no file names"): read_labels(Codes.of(torch.randn(2, 4)), path)
+
+
+# ---------------------------------------------------------------- folders of images
+
+@pytest.fixture
+def pets(write, tmp_path, monkeypatch):
+    "cats and dogs with the same two names, and the working folder above them."
+    for folder in ("cats", "dogs"):
+        for name in ("001.jpg", "002.jpg"):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            Image.new("RGB", (16, 16), "red").save(tmp_path / folder / name)
+    monkeypatch.chdir(tmp_path)
+    return write("file,Cat\ncats/001.jpg,1\ncats/002.jpg,1\ndogs/001.jpg,0\ndogs/002.jpg,0\n", "pets.csv")
+
+
+def labels(source): return [values["Cat"] for _, values in source]
+
+
+def test_folder_gets_its_own_labels(pets, tmp_path, monkeypatch):
+    for root in ("dogs", "./dogs", "dogs/", tmp_path / "dogs"): assert labels(ImageFolder(root, pets)) == [0, 0], root
+    assert labels(ImageFolder("cats", pets)) == [1, 1] and labels(ImageFolder(".", pets)) == [1, 1, 0, 0]
+    assert ImageFolder("dogs", pets).report() == "2 images; 2 rows used, 2 rows without image, 0 images without row"
+    monkeypatch.chdir("dogs")
+    assert labels(ImageFolder(".", pets)) == [0, 0]
+
+
+def test_folder_named_relatively_and_rows_absolutely(pets, write, tmp_path):
+    path = write(f"file,Cat\n{tmp_path}/dogs/001.jpg,1\n{tmp_path}/dogs/002.jpg,0\n")
+    assert labels(ImageFolder("dogs", path)) == [1, 0]
+
+
+def test_folder_does_not_give_a_row_of_two_images(pets, write):
+    path = write("file,Cat\n001.jpg,1\n002.jpg,0\ncats/003.jpg,1\n")
+    with pytest.raises(ValueError, match="that is certain: '001.jpg' could be"): ImageFolder(".", path)
+    assert labels(ImageFolder("cats", path)) == [1, 0]
+
+
+def test_folder_counts_rows_of_damaged_images(pets, tmp_path):
+    (tmp_path / "dogs" / "002.jpg").write_bytes(b"\xff\xd8cut")
+    source = ImageFolder("dogs", pets)
+    assert source.joined == "1 rows used, 3 rows without image, 0 images without row" and len(source) == 1
+    Image.new("RGB", (16, 16)).save(tmp_path / "dogs" / "more.png")
+    assert ImageFolder("dogs", pets).joined == "1 rows used, 3 rows without image, 1 images without row"
+
+
+def test_folder_with_other_extension(pets, write):
+    with pytest.raises(ValueError, match="has another extension"): ImageFolder("dogs", write("file,Cat\n001.png,1\n"))
+
+
+def test_folder_and_chosen_columns(pets, write):
+    path = write("file,Cat,age\ndogs/001.jpg,0,3\ndogs/002.jpg,0,\n")
+    assert labels(ImageFolder("dogs", path, columns=["Cat"])) == [0, 0]
+    with pytest.raises(ValueError, match="line 2: age is '3'"): ImageFolder("dogs", path)

@@ -4,7 +4,6 @@ import io
 import os
 import struct
 import threading
-import warnings
 import zlib
 
 import numpy as np
@@ -14,7 +13,7 @@ import torch
 from PIL import Image
 
 from litevae_diffae import data as data_module
-from litevae_diffae.data import ArraySource, Crops, ImageFolder, Part, Source, TorchvisionSource, batches, hold_out, one_pass, open_source
+from litevae_diffae.data import Crops, ImageFolder, Source, batches, hold_out, one_pass, open_source
 from litevae_diffae.images import check_image, read_image, read_pixels
 from litevae_diffae.pixels import ImageError, ImageMisfit, to_array, to_tensor
 
@@ -352,3 +351,248 @@ def test_large_images_are_decoded_one_at_a_time(tmp_path, monkeypatch):
     for _ in range(8): next(stream)
     stream.close()
     assert most[0] == 1
+
+
+# ---- what may be left out of a collection
+
+def folder_of(tmp_path, n=12, content=None):
+    for i in range(n): (tmp_path / f"{i:02d}.png").write_bytes(content or encoded(Image.fromarray(np.full((9, 9, 3), 10*i % 251, np.uint8))))
+    return tmp_path
+
+
+class Flaky(Source):
+    "`error` for image 3, the first `times` times it is asked for."
+    def __init__(self, error, times=10**9, n=20):
+        super().__init__()
+        self.error, self.times, self.n, self.said = error, times, n, []
+
+    def __len__(self): return self.n
+    def tell(self, text): self.said.append(text)
+
+    def _read(self, i, min_side):
+        if i == 3 and self.times > 0:
+            self.times -= 1
+            raise self.error
+        return np.full((4, 4, 3), i, np.uint8), {}
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch): monkeypatch.setattr(data_module, "_WAITS", (0.001, 0.001, 0.001))
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.ESTALE, errno.ETIMEDOUT])
+def test_a_failing_disk_is_asked_again(code):
+    source = Flaky(OSError(code, os.strerror(code)), times=2)
+    assert source[3][0].max() == 3 and (source.n_retried, source.n_dropped, source.said) == (2, 0, [])
+    source = Flaky(OSError(code, os.strerror(code)), times=4)                       # once and three times more
+    assert source[3][0].max() == 4 and (source.n_retried, source.n_dropped) == (3, 1) and 3 in source._broken
+    assert source[3][0].max() == 3 and source.n_dropped == 1 and 3 not in source._broken    # not for good
+    assert source.said == [f"3: {os.strerror(code)}; another image is taken in its place"]
+
+
+@pytest.mark.parametrize("error", [OSError("image file is truncated"), SyntaxError("broken PNG file"), EOFError("end"), struct.error("s"), ImageError("3", "bad")])
+def test_a_damaged_image_is_left_out_and_told_once(error):
+    source = Flaky(error)
+    for _ in range(3): assert source[3][0].max() == 4
+    assert len(source.dropped) == len(source.said) == 1 and source.n_retried == 0 and source.dropped[0][0] == "3"
+    with pytest.raises(ImageError, match="^3: "): source.read(3)
+
+
+@pytest.mark.parametrize("error", [ValueError("expected size 3"), TypeError("t"), KeyError("k"), IndexError("i"), ImageMisfit("3", "has 5 channels"), ZeroDivisionError()])
+def test_mistakes_are_raised(error):
+    with pytest.raises(type(error)): Flaky(error)[3]
+
+
+@pytest.mark.filterwarnings("ignore:.*another image")
+def test_too_many_stop_the_run(tmp_path):
+    source = open_source(folder_of(tmp_path), max_dropped=0.25)
+    for i in range(3, 7): (tmp_path / f"{i:02d}.png").unlink()
+    with pytest.raises(ValueError, match=r"4 of 12 images can't be read, more than max_dropped=0.25 of them \(.*03.png: No such file or directory; .*\); .*max_dropped=1: any"): source[3]
+    allowed = open_source(tmp_path / ".." / tmp_path.name, max_dropped=1)
+    for i in range(8, 12): (tmp_path / f"{i:02d}.png").unlink()
+    assert allowed[4][0].max() == 0 and allowed.n_dropped == 4 and len(allowed) == 8       # 7 of those left, then from the start
+
+
+def test_images_that_vanish_in_training_are_counted(tmp_path):
+    source = ImageFolder(folder_of(tmp_path, 40), cache_mb=0)
+    stream = batches(Crops(source, 8), 8, n_workers=2)
+    (tmp_path / "07.png").unlink()
+    with pytest.warns(UserWarning, match=r"07\.png: No such file or directory; another image is taken") as told:
+        for _ in range(15): next(stream)
+    stream.close()
+    assert source.n_dropped == 1 == len(told) and source.skipped == source.dropped == [(tmp_path / "07.png", "No such file or directory")]
+
+
+def test_a_vanished_folder_is_one_sentence(tmp_path):
+    import shutil
+    source = ImageFolder(folder_of(tmp_path / "photos" if (tmp_path / "photos").mkdir() is None else None, 200), cache_mb=0)
+    shutil.rmtree(tmp_path / "photos")
+    with pytest.raises(FileNotFoundError, match="image folder: .*photos is no longer there"): source[0]
+
+
+@pytest.mark.filterwarnings("ignore:.*another image")
+def test_a_part_never_reaches_into_the_other(tmp_path):
+    "A damaged training image is replaced by a training image, not by the held-out one behind it."
+    folder_of(tmp_path, 30)
+    train, test = hold_out(tmp_path)
+    for i in [k - 1 for k in test.index[1:]]: (tmp_path / f"{i:02d}.png").unlink()
+    seen = {int(train[k][0].max()) for k in range(len(train))}
+    assert not seen & {10*i % 251 for i in test.index}
+    assert train.n_dropped == test.n_dropped == 2 and train._label(0) == tmp_path / "01.png"
+
+
+class Normalised:
+    "Ten images, eight of them partly below 0, as Normalize(0.5) makes them."
+    def __len__(self): return 10
+    def __getitem__(self, i): return torch.linspace(0 if i < 2 else -1, 1, 48).reshape(3, 4, 4), i
+
+
+def test_a_normalised_data_set_is_not_trained_on_two_of_ten():
+    source = open_source(Normalised())
+    with pytest.raises(ValueError, match="image 2: expected values from 0 to 1, got -1 to 1; give the value_range that fits"):
+        for i in range(10): source[i]
+    given = open_source(Normalised(), value_range=(-1, 1))
+    assert [to_tensor(given[i][0]).min().item() for i in range(10)] == [0, 0] + [-1]*8 and not given.dropped
+    assert next(batches(Crops(given, 4), 10, n_workers=2)).image.min() == -1
+
+
+class Wide(Normalised):
+    def __init__(self, item): self.item = item
+    def __getitem__(self, i): return self.item
+
+
+@pytest.mark.parametrize("item, expected", [
+    (torch.from_numpy(RGB).permute(2, 0, 1)/255, to_tensor(RGB)), (Image.fromarray(RGB), to_tensor(RGB)), (RGB, to_tensor(RGB)), ((RGB, 3), to_tensor(RGB)),
+    (WIDE[..., :3], unit(WIDE[..., :3], 0, 65535)), (torch.from_numpy(WIDE[..., :3].astype(np.float32)/65535).permute(2, 0, 1), unit(WIDE[..., :3], 0, 65535))])
+def test_data_sets(item, expected):
+    assert torch.allclose(to_tensor(open_source(Wide(item))[0][0]), expected, atol=1e-6)
+
+
+def test_lazily_opened_images_from_many_threads(tmp_path):
+    "Every run gives the same batches, and no image is lost."
+    for i in range(24): (tmp_path / f"{i:02d}.jpg").write_bytes(encoded(Image.fromarray(np.roll(np.kron(RGB, np.ones((9, 9, 1), np.uint8)), i, 0)), "JPEG"))
+    paths = sorted(tmp_path.iterdir())
+    expected = [b.image for _, b in zip(range(6), batches(Crops(ImageFolder(tmp_path, cache_mb=0), 8, scale=(1, 1)), 8))]
+    class Lazy:
+        def __init__(self): self.images = [Image.open(p) for p in paths]
+        def __len__(self): return 24
+        def __getitem__(self, i): return self.images[i]
+    for _ in range(5):
+        for images in ([Image.open(p) for p in paths], Lazy()):
+            source = open_source(images)
+            got = [b.image for _, b in zip(range(6), batches(Crops(source, 8, scale=(1, 1)), 8, n_workers=4))]
+            assert not source.skipped and all((a - b).abs().mean() < 0.2 for a, b in zip(got, expected))
+            again = [b.image for _, b in zip(range(6), batches(Crops(open_source(list(map(Image.open, paths))), 8, scale=(1, 1)), 8))]
+            assert all(a.equal(b) for a, b in zip(got, again)) or not isinstance(images, list)
+
+
+# ---- folders: what is left out, labels, identity
+
+def test_runs_below_the_data_are_left_out(tmp_path):
+    from litevae_diffae import train_litevae
+    folder_of(tmp_path, 6, FILES["plain"])
+    (tmp_path / "album").mkdir()
+    (tmp_path / "album" / "more.png").write_bytes(FILES["plain"])
+    train_litevae("litevae-tiny", tmp_path, tmp_path / "album" / "run", steps=1, size=32, batch_size=1, progress=False)
+    (tmp_path / "album" / "run" / "sheet.png").write_bytes(FILES["plain"])
+    source = ImageFolder(tmp_path)
+    assert len(source) == 7 and (tmp_path / "album" / "run", "a run or result of this package") in source.skipped and "run (a run or result" in source.report()
+    for content in ({"config.json": "{}", "model.safetensors": "x"}, {"log.jsonl": "", "resume/x": ""}, {"index.json": "{}", "codes-00000.safetensors": ""}):
+        for name, text in {**content, "x.png": ""}.items():
+            (path := tmp_path / "other" / name).parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(FILES["plain"] if name == "x.png" else text.encode())
+        assert len(ImageFolder(tmp_path)) == 7, content
+        import shutil
+        shutil.rmtree(tmp_path / "other")
+    assert len(ImageFolder(tmp_path / "album" / "run", check="ends")) >= 1                 # asked for by name
+
+
+@pytest.mark.parametrize("exclude", ["out", ["out"], ["out/deep/../../out"], "ABSOLUTE", ["out/a.png", "out/b.png"]])
+def test_exclude(exclude, tmp_path, monkeypatch):
+    folder_of(tmp_path, 3)
+    (tmp_path / "out" / "deep").mkdir(parents=True)
+    for name in ("a", "b"): (tmp_path / "out" / f"{name}.png").write_bytes(FILES["plain"])
+    assert len(open_source(tmp_path)) == 5
+    assert len(open_source(tmp_path, exclude=tmp_path / "out" if exclude == "ABSOLUTE" else exclude)) == 3
+    monkeypatch.chdir(tmp_path)
+    assert len(open_source(".", exclude=exclude if exclude != "ABSOLUTE" else "out")) == 3
+
+
+def test_labels_are_those_of_the_file(tmp_path):
+    "Rows of cats are no rows of dogs, and x.jpg's row is not x.png's."
+    (tmp_path / "dogs").mkdir()
+    folder_of(tmp_path / "dogs", 3)
+    table = tmp_path / "labels.csv"
+    table.write_text("file,Cat\ncats/00.png,1\ncats/01.png,1\ndogs/00.png,0\ndogs/02.jpg,0\n")
+    source = ImageFolder(tmp_path / "dogs", table)
+    assert [(p.name, a) for p, (_, a) in zip(source.paths, source)] == [("00.png", {"Cat": 0})]
+    assert source.report().startswith("1 images; 1 rows used, 3 rows without image, 2 images without row; skipped 2: 01.png (no row in the attribute file")
+    two = tmp_path / "dogs" / "own.csv"
+    two.write_text("file,A,B\n00.png,1,0\n01.png,0,1\n02.png,0,0\n")
+    assert open_source(tmp_path / "dogs", attributes=two, columns=["B"])[1][1] == {"B": 1} and len(open_source(tmp_path / "dogs", attributes=two)) == 3
+    with pytest.raises(ValueError, match="columns: only with attributes"): open_source(tmp_path / "dogs", columns=["B"])
+
+
+def test_identity(tmp_path):
+    folder_of(tmp_path, 12)
+    first = ImageFolder(tmp_path).identity()
+    assert first == open_source(str(tmp_path)).identity() and first["n_images"] == 12
+    train, test = hold_out(tmp_path)
+    assert train.identity() != test.identity() and train.identity()["files"] == first["files"]
+    (tmp_path / "00.png").write_bytes(FILES["plain"])
+    assert ImageFolder(tmp_path).identity() != first
+    (tmp_path / "12.png").write_bytes(FILES["plain"])
+    assert ImageFolder(tmp_path).identity()["n_images"] == 13
+
+
+def test_arrays_beside_photographs_are_tables(tmp_path):
+    folder_of(tmp_path, 3)
+    np.save(tmp_path / "labels.npy", np.zeros((9, 40), np.uint8))
+    source = ImageFolder(tmp_path)
+    assert len(source) == 3 and source.skipped[0][1].startswith("an array beside image files")
+
+
+@pytest.mark.parametrize("name, text", [("state.json", "{}"), ("state.json", "not json"), ("dataset_dict.json", "[1]"), ("state.json", '{"epoch": 3}')])
+def test_a_folder_with_a_json_file_is_a_folder(name, text, tmp_path):
+    folder_of(tmp_path, 3)
+    (tmp_path / name).write_text(text)
+    assert isinstance(open_source(tmp_path), ImageFolder)
+
+
+# ---- what open_source takes, compute_latent_stats takes; streams; LMDB
+
+def test_latent_statistics_of_collections(tmp_path):
+    from litevae_diffae import LiteVAE, compute_latent_stats
+    vae = LiteVAE.from_preset("litevae-tiny")
+    images = [RNG.integers(0, 256, (40, 40, 3), dtype=np.uint8) for _ in range(3)]
+    for i, image in enumerate(images): Image.fromarray(image).save(tmp_path / f"{i}.png")
+    class Set:
+        def __len__(self): return 3
+        def __getitem__(self, i): return torch.from_numpy(images[i]).permute(2, 0, 1)/255, i
+    expected = compute_latent_stats(vae, torch.stack([to_tensor(x) for x in images]))
+    for data in (tmp_path, str(tmp_path), ImageFolder(tmp_path), images, np.stack(images), torch.from_numpy(np.stack(images)), list(map(Image.fromarray, images)), Set()):
+        got = compute_latent_stats(vae, data)
+        assert np.allclose(got.latents_mean, expected.latents_mean, atol=1e-5) and np.allclose(got.latents_std, expected.latents_std, atol=1e-5), type(data)
+    with pytest.raises(ValueError, match=r"data: expected images with values in \[-1, 1\], got 0 to 255"): compute_latent_stats(vae, torch.from_numpy(np.stack(images)).movedim(-1, 1).float().clamp(0, 255).index_fill(2, torch.tensor([0]), 0).index_fill(2, torch.tensor([1]), 255))
+
+
+def test_streams_are_refused_in_words():
+    class Stream(torch.utils.data.IterableDataset):
+        def __iter__(self): return iter([RGB])
+    for stream in (Stream(), pytest.importorskip("datasets").Dataset.from_dict({"image": [1]}).to_iterable_dataset()):
+        with pytest.raises(ValueError, match="data: .*IterableDataset|data: Stream is a stream"): open_source(stream)
+        with pytest.raises(ValueError, match="is a stream without length"): open_source(stream)
+
+
+@pytest.mark.parametrize("keep", [0, 100, 4096, 5000, 8192, 12288, 0.5, 0.9, -1])
+def test_lmdb_cut_short(keep, tmp_path):
+    lmdb = pytest.importorskip("lmdb")
+    with lmdb.open(str(tmp_path / "x"), map_size=2**24) as env, env.begin(write=True) as txn:
+        for i in range(60): txn.put(f"16-{i:05d}".encode(), encoded(Image.fromarray(RNG.integers(0, 256, (16, 16, 3), dtype=np.uint8))))
+        txn.put(b"length", b"60")
+    (tmp_path / "cut").mkdir()
+    content = (tmp_path / "x" / "data.mdb").read_bytes()
+    n = keep if isinstance(keep, int) and keep >= 0 else len(content) - 1 if keep == -1 else int(keep*len(content))
+    (tmp_path / "cut" / "data.mdb").write_bytes(content[:n])
+    with pytest.raises(ValueError, match="LMDB: .*(cut short|no LMDB file)"): open_source(tmp_path / "cut")
+    assert len(open_source(tmp_path / "x")) == 60 and open_source(tmp_path / "x")[59][0].shape == (16, 16, 3)

@@ -53,7 +53,17 @@ class Editor(Pretrained, nn.Module):
 
     def logits(self, z_sem:Tensor)->Tensor: # (B, D) -> (B, A)
         "Evidence for each attribute; 0 is undecided."
-        return self.net((z_sem.to(self.to_white.dtype) - self.z_sem_mean)@self.to_white)
+        return self._judge(self._whitened(z_sem))
+
+    def _whitened(self, z_sem):
+        "Whitened codes, (B, K), in float32 at least: half precision is for keeping."
+        dtype = torch.promote_types(self.to_white.dtype, torch.float32)
+        return (z_sem.to(dtype) - self.z_sem_mean.to(dtype))@self.to_white.to(dtype)
+
+    def _judge(self, q):
+        "Logits of whitened codes, in their dtype."
+        return self.net(q.to(self.net[0].weight.dtype)).to(q.dtype)
+
 
 # %% ../../nbs/3A_diffae.editor.ipynb #158ba2e4
 def whitening(codes:Codes, n_axes:int)->tuple: # (D, K) to whitened axes, (K, D) back
@@ -111,13 +121,14 @@ def move(self:Editor, z_sem:Tensor, # (B, D)
     strength = strength*self.gain[k].item()
     z_sem = z_sem + strength/0.3*self.shift[k].to(z_sem)
     with torch.inference_mode(False), torch.enable_grad():
-        start = (z_sem.detach().clone().to(self.to_white.dtype) - self.z_sem_mean)@self.to_white
+        start = self._whitened(z_sem.detach().clone())
         d = torch.zeros_like(start)
         for _ in range(n_steps):
             q = (start + d).requires_grad_()
-            logit = sign*self.net(q)[:, k]
+            logit = sign*self._judge(q)[:, k]
             unsure = logit < 25*abs(strength)
             if not unsure.any(): break
             grad, = torch.autograd.grad(logit.sum(), q)
-            d = (d + step*unsure[:, None]*F.normalize(grad, dim=1)).to(d.dtype)
-    return z_sem + (d.detach()@self.from_white).to(z_sem)
+            d = d + step*unsure[:, None]*F.normalize(grad, dim=1)
+    return z_sem + (d.detach()@self.from_white.to(d.dtype)).to(z_sem)
+

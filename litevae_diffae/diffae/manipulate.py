@@ -50,7 +50,7 @@ class AttributeClassifier(Pretrained, nn.Module):
 
     def logits(self, z_sem:Tensor)->Tensor: # (B, D) -> (B, A)
         "Evidence for each attribute; 0 is undecided."
-        return self.linear(((z_sem - self.z_sem_mean)/self.z_sem_std).to(self.linear.weight.dtype))
+        return self.linear(((z_sem - self.z_sem_mean)/self.z_sem_std).to(self.linear.weight.dtype)).to(z_sem.dtype)
 
     def direction(self, name:str)->Tensor: # (D,) in normalised space
         "Unit vector along which an attribute grows."

@@ -19,6 +19,7 @@ from ..diffusion.inversion import invert as invert_x
 from ..diffusion.model import DiffusionModel, avatars_net, check_diffusion_config, check_images, check_noise, check_range, unet_fields
 from ..diffusion.schedule import check_steps
 from ..diffusion.unet import UNet
+from ..layers import as_input
 
 # %% ../../nbs/31_diffae.model.ipynb #100620d2
 @dataclass(frozen=True)
@@ -82,14 +83,14 @@ class DiffAE(DiffusionModel, Pretrained, UNet):
         return self._codes(x).to(x.dtype)
 
     def _codes(self, x):
-        return self.encoder(x.to(self.dtype, memory_format=torch.channels_last), self._rms(x.device) if self.config.band_rms else None)
+        return self.encoder(as_input(x, self.dtype), self._rms(x.device) if self.config.band_rms else None)
 
     def eps(self, x_t:Tensor, # (B, C, H, W)
             t:Tensor, # (B,) steps 0..999
             z_sem:Tensor)->Tensor: # (B, D) -> (B, C, H, W) predicted noise
         "Predicted noise."
-        check_images(x_t, self.config, "x_t"); check_z(z_sem, len(x_t), self.config)
-        t = check_steps(t, len(x_t), len(self.schedule), x_t.device)
+        check_images(x_t, self.config, "x_t"); check_z(z_sem, x_t.shape[0], self.config)
+        t = check_steps(t, x_t.shape[0], len(self.schedule), x_t.device)
         return self._predict(x_t, self.schedule.abar(x_t, t), self.modulations(t, z_sem.to(self.dtype)))
 
     def loss(self, x_0:Tensor, # (B, C, H, W) in [-1, 1]

@@ -19,6 +19,7 @@ from .dpm_solver import pick_sampler
 from .inversion import invert as invert_x
 from .schedule import Schedule, check_steps, ddim_timesteps, linear_betas, q_sample
 from .unet import UNet, haar_stem, haar_unstem
+from ..layers import as_input, check_overflow
 
 # %% ../../nbs/24_diffusion.model.ipynb #1bf617ff
 def target(x_0:Tensor, eps:Tensor, abar:Tensor, # (B, C, H, W) twice, (B, 1, 1, 1)
@@ -63,13 +64,14 @@ class DiffusionModel:
         return torch.tensor(self.config.band_rms, device=device).repeat_interleave(self.config.in_channels).view(1, -1, 1, 1)
 
     def _network(self, x_t, abar, modulations): # what `prediction_type` says, in the dtype of x_t
-        to_net = lambda h: h.to(self.dtype, memory_format=torch.channels_last)
+        def to_net(h): return as_input(h, self.dtype)
         if not self.config.band_rms: return UNet.forward(self, to_net(x_t), modulations=modulations).to(x_t.dtype)
         (c_in, c_skip, c_out), bands = precondition(abar, self._rms(x_t.device)), haar_stem(to_net(x_t).to(x_t.dtype), self.stem_levels)
         return haar_unstem(c_skip*bands + c_out*self.core(to_net(c_in*bands), modulations).to(x_t.dtype), self.stem_levels)
 
     def _predict(self, x_t, abar, modulations): # noise
-        return to_eps(self._network(x_t, abar, modulations), x_t, abar, self.config.prediction_type)
+        out = check_overflow(self._network(x_t, abar, modulations), self.dtype, "eps") # a clamp would hide it
+        return to_eps(out, x_t, abar, self.config.prediction_type)
 
     def _sampler_net(self, steps, z_sem=None): # (x, t in `steps`) -> noise, with everything computed before that can be
         a, b = self.time_modulation(steps.to(self.device))
@@ -87,7 +89,7 @@ class DiffusionModel:
 # %% ../../nbs/24_diffusion.model.ipynb #04af1ee9
 @patch
 def _loss(self:DiffusionModel, x_0, t=None, eps=None, z_sem=None):
-    t = torch.randint(len(self.schedule), (len(x_0),), device=x_0.device) if t is None else check_steps(t, len(x_0), len(self.schedule), x_0.device)
+    t = torch.randint(len(self.schedule), x_0.shape[:1], device=x_0.device) if t is None else check_steps(t, x_0.shape[0], len(self.schedule), x_0.device)
     if eps is not None: check_tensor("eps", eps, tuple(x_0.shape))
     eps = torch.randn_like(x_0) if eps is None else eps
     abar, c = self.schedule.abar(x_0, t), self.config
@@ -101,10 +103,11 @@ def _loss(self:DiffusionModel, x_0, t=None, eps=None, z_sem=None):
 def _in_pieces(self:DiffusionModel, sampler, x, z_sem, n_steps, batch_size, callback, steps=None, **kw): # steps: that the sampler visits; DDIM's if None
     check_counts(batch_size=batch_size)
     steps = ddim_timesteps(n_steps, len(self.schedule)) if steps is None else steps
-    size = len(x) if callback else batch_size                                     # a callback sees the whole batch
+    size, kind = len(x) if callback else batch_size, x.dtype                      # a callback sees the whole batch
+    x = x.to(torch.promote_types(kind, torch.float32))                            # half precision would lose the small steps
     pieces = [sampler(self._sampler_net(steps, None if z_sem is None else z_sem[i:i+size]), x[i:i+size], n_steps, self.schedule, callback=callback, **kw)
               for i in range(0, len(x), size)]
-    return torch.cat(pieces)
+    return torch.cat(pieces).to(kind)
 
 @patch
 def _decode(self:DiffusionModel, x_T, z_sem, n_steps, clip, callback, batch_size, sampler):
@@ -131,6 +134,7 @@ def check_noise(x_T:Tensor)->None:
     "`ValueError` if `x_T` is not finite; warn if it looks like uniform noise."
     check_values("x_T", x_T)
     if x_T.numel() > 8 and can_look(x_T) and x_T.min() >= 0 and x_T.max() <= 1 and x_T.std() > 0.2: warnings.warn("x_T: all values lie between 0 and 1; sampling starts from normal noise (torch.randn), not uniform noise (torch.rand)")
+
 
 # %% ../../nbs/24_diffusion.model.ipynb #3869369b
 @dataclass(frozen=True)
@@ -193,7 +197,7 @@ class DDIM(DiffusionModel, Pretrained, UNet):
             t:Tensor)->Tensor: # (B,) steps 0..999 -> (B, C, H, W) predicted noise
         "Predicted noise."
         check_images(x_t, self.config, "x_t")
-        t = check_steps(t, len(x_t), len(self.schedule), x_t.device)
+        t = check_steps(t, x_t.shape[0], len(self.schedule), x_t.device)
         return self._predict(x_t, self.schedule.abar(x_t, t), self.modulations(t))
 
     def loss(self, x_0:Tensor, # (B, C, H, W) in [-1, 1]

@@ -129,6 +129,7 @@ class AdversarialTask(LiteVAETask):
         if self.equivariance and not isinstance(disc, PatchDiscriminator):
             raise ValueError("equivariance: makes pictures of many sizes, which only a PatchDiscriminator takes")
         self.nets["disc"], self.config = disc, config
+        if config.start or config.warmup or config.ramp: self.timed = "the discriminator's start, warmup and ramp are parts of it"
 
     def optimizers(self, config:TrainConfig)->dict: # name -> optimizer
         "Adam for the model, and an Adam with its own settings for the discriminator."
