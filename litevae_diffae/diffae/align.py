@@ -33,8 +33,8 @@ def _photo(photo, # path, bytes, binary file, PIL image, array or tensor
            value_range:tuple|None=None, # (black, white) of floating-point pixels in memory
           )->np.ndarray: # (H, W, 3) uint8
     "Any image as 8-bit colour; `ValueError` that begins with the argument's name."
-    in_memory = isinstance(photo, (Image.Image, np.ndarray, Tensor))
-    try: pixels = to_array(photo, value_range) if in_memory and 0 not in np.shape(photo) else read_pixels(photo, name=name)
+    in_memory = isinstance(photo, Image.Image) or isinstance(photo, (np.ndarray, Tensor)) and 0 not in photo.shape
+    try: pixels = to_array(photo, value_range) if in_memory else read_pixels(photo, name=name)
     except ImageError as e: raise ImageError(name, e.reason, e.advice) from e
     except ValueError as e: raise ValueError(f"{name}: {str(e).removeprefix('image: ')}") from e
     if pixels.dtype != np.uint8: pixels = np.rint((pixels + 1)*127.5).clip(0, 255).astype(np.uint8)
@@ -45,7 +45,7 @@ def five_points(points:np.ndarray, # (5, 2) as above, or (68, 2) from dlib
                )->np.ndarray: # (5, 2) left eye, right eye, nose, left and right corner of the mouth
     "The five points that alignment needs."
     if isinstance(points, Tensor): points = points.detach().cpu().numpy()
-    try: p = np.asarray(points, dtype=float)
+    try: p = np.asarray(points).astype(float, casting="same_kind")
     except (TypeError, ValueError) as e: raise ValueError(f"points: expected finite numbers of shape (5, 2) or (68, 2), got {shown(points)}") from e
     if p.shape == (68, 2): p = np.stack([p[36:42].mean(0), p[42:48].mean(0), p[30], p[48], p[54]]) + 0.5
     if p.shape != (5, 2) or not np.isfinite(p).all(): raise ValueError(f"points: expected finite numbers of shape (5, 2) or (68, 2), got shape {p.shape}")
@@ -195,6 +195,7 @@ def paste_back(photo, # the photograph that was aligned
                feather:float=0.1, # width of the transition, as a fraction of the side
               )->np.ndarray: # (H, W, 3) uint8
     "The photograph with the edited face in its place."
+    if edited is None: raise ValueError("edited: a square picture expected, got None")
     out, (x0, y0, x1, y1) = check_photo(photo, alignment).copy(), bounds(alignment)
     old = out[y0:y1, x0:x1].astype(float)
     new, without = (warp_back(check_square(c, name), alignment) if c is not None else old for c,name in ((edited, "edited"), (reference, "reference")))
