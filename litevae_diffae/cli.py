@@ -64,7 +64,8 @@ class RunOptions(Command):
     save_every: Optional[Count] = None # steps between resume files
     grid_every: Optional[Count] = None # steps between pictures
     value_range: Optional[tuple[float, float]] = None # black and white of images with more than 8 bits; those of the type if not given
-    new_data: bool = False # go on with a run although its images have changed since
+    new_data: bool = False # go on with the run in --out although its images have changed since
+    restart: bool = False # begin anew: what is in --out of a run before is replaced
     trains = True
 
     def given(self)->dict: # fields of TrainConfig
@@ -74,6 +75,8 @@ class RunOptions(Command):
 
     def resume(self)->bool|str: # what `train_litevae` and the others take
         "How a run that is there already is continued."
+        if self.restart and self.new_data: raise ValueError("restart: not together with --new-data")
+        if self.restart: return False
         return "data" if self.new_data else True
 
 # %% ../nbs/52_cli.ipynb #0519719a
@@ -289,7 +292,7 @@ class Sample(Command):
     "Draw new images with a Diff-AE that has a prior, or with a DDIM."
     model: str # shipped name, folder or Hub id
     out: str # folder for the pictures
-    n: Annotated[int, Within(1, 10_000)] = 16 # how many
+    n: Annotated[int, Within(1, 10_000)] = 16 # how many; another number gives other images for the same seed
     n_steps: Steps = 100 # of the image sampler
     latent_steps: Optional[Annotated[int, Within(1, 100_000)]] = None # of the prior; n_steps if not given
     sampler: Literal["ddim", "dpm"] = "ddim" # dpm: DPM-Solver++ (2M), good in 10 to 20 steps

@@ -20,13 +20,12 @@ import numpy as np
 import torch
 from fastcore.basics import patch
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 from torch.utils.flop_counter import FlopCounterMode
 
 # %% ../nbs/00_core.ipynb #ab8365e4
-from .files import FileError, check_names, read_json, read_tensor_header, read_tensors, write_atomic
+from .files import FileError, check_names, read_json, read_tensor_header, read_tensors, save_tensors, write_atomic
 from .settings import check_counts, check_limits, check_number, check_positive, check_types, check_value, field_types, make_config, shown
 _all_ = ["check_counts", "check_limits", "check_number", "check_positive", "check_types", "check_value", "make_config", "shown", "write_atomic"]
 
@@ -233,7 +232,7 @@ def save_pretrained(self:Pretrained, dir:str, # folder, made if missing
             f.write(text)
             f.flush()
             os.fsync(f.fileno())
-        write_atomic(folder/"model.safetensors", lambda p: save_file(weights, p, metadata=metadata))
+        write_atomic(folder/"model.safetensors", lambda p: save_tensors(weights, p, metadata))
 
     write_atomic(folder/"config.json", both)
 

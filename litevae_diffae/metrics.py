@@ -261,7 +261,8 @@ def frechet_distance(feats_a:Tensor, # (N, D)
     values, vectors = torch.linalg.eigh(cov_a.reshape(a.shape[1], -1))
     root = vectors * values.clamp_min(0).sqrt() @ vectors.T
     overlap = torch.linalg.eigvalsh(root @ cov_b.reshape(root.shape) @ root).clamp_min(0).sqrt().sum()
-    return ((a.mean(0) - b.mean(0)).square().sum() + values.sum() + cov_b.reshape(root.shape).trace() - 2 * overlap).item()
+    distance = (a.mean(0) - b.mean(0)).square().sum() + values.sum() + cov_b.reshape(root.shape).trace() - 2 * overlap
+    return max(0., distance.item()) # rounding takes it below zero for equal sets
 
 # %% ../nbs/06_metrics.ipynb #05f629fc
 def mmd2(a:Tensor, # (m, D)

@@ -111,9 +111,9 @@ def check_same_run(run, # a Trainer
     digests = ("files", "part") if "n_images" in found else () # that one says more
     named = {k: v for k, v in found.items() if k not in digests}
     other = ", ".join(f"{k}={was!r} (now {now!r})" for k, (was, now) in named.items())
-    ways = "use the same settings, another folder, or resume=False"
+    ways = "use the same settings, another folder, or begin anew with resume=False (--restart)"
     if set(found) <= set(task.data_keys):
-        ways = "put the data back, use another folder, or accept the new data with resume='data'"
+        ways = "put the data back, use another folder, or accept the new data with resume='data' (--new-data)"
     elif task.timed and {"steps", "images", "minutes"} & set(found):
         ways = f"the length can't change, since {task.timed}; {ways}"
     elif "processes" in found: ways = f"each process has random numbers of its own; {ways}"
@@ -129,7 +129,7 @@ def begin_anew(out:Path, # folder of the run
         raise FileError(log, "is not the log of a run", "move it away, or use another folder")
     if resume and model.exists():
         raise FileError(model.parent, "is a model, but there is no checkpoint of its run",
-                        "use another folder, or resume=False to replace it")
+                        "use another folder, or resume=False (--restart) to replace it")
     with writing(out, out):
         gone, rows = clear_resume(out), log.exists() and log.stat().st_size > 0
         log.unlink(missing_ok=True)

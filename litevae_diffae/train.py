@@ -262,7 +262,8 @@ def _check(self:Trainer, values, name):
     if not bad: return
     if bad == ["norm"]:
         names = [k for net in self.task.nets.values() for k,p in net.named_parameters() if p.grad is not None and not p.grad.isfinite().all()]
-        raise TrainingStopped(f"step {self.step}: the gradient of optimizer {name!r} is {values['norm']}, first in parameter {names[0] if names else '?'!r}")
+        where = f"first in parameter {names[0]!r}" if names else "too large to be measured, though each of its numbers is finite"
+        raise TrainingStopped(f"step {self.step}: the gradient of optimizer {name!r} is {values['norm']}, {where}")
     raise TrainingStopped(f"step {self.step}: " + ", ".join(f"loss term {k!r} is {values[k]}" for k in bad if k != "norm"))
 
 # %% ../nbs/05_train.ipynb #18583f18
