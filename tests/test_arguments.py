@@ -62,7 +62,7 @@ def says(words, f):
 
 # ---- steps
 
-@pytest.mark.parametrize("t", [torch.rand(2), torch.tensor([3., 5.]), [0.5, 1.], 3., "3", None, True, torch.tensor([True, False]), torch.tensor([-1, 0]), [0, 1000], torch.zeros(3, dtype=torch.long),
+@pytest.mark.parametrize("t", [torch.tensor([0.25, 0.75]), torch.tensor([3., 5.]), [0.5, 1.], 3., "3", None, True, torch.tensor([True, False]), torch.tensor([-1, 0]), [0, 1000], torch.zeros(3, dtype=torch.long),
                                torch.zeros(2, 1, dtype=torch.long), [[1, 2]], [], [True, 1], 10**30, -1, 1000, torch.tensor([1+0j, 2])], ids=str)
 def test_steps_that_are_none(t, dae, ddim, x):
     z = torch.zeros(2, 8)

