@@ -10,7 +10,8 @@ _names = {"litevae.model": ("LiteVAE", "LiteVAEConfig", "compute_latent_stats", 
           "litevae.distill": ("distill_decoder",),
           "diffusion.model": ("DDIM", "DDIMConfig"),
           "diffae.model": ("DiffAE", "DiffAEConfig"),
-          "diffae.latent": ("LatentDDIM", "LatentDDIMConfig", "Codes", "cache_codes", "load_codes", "train_prior"),
+          "diffae.latent": ("LatentDDIM", "LatentDDIMConfig", "train_prior"),
+          "diffae.codes": ("Codes", "cache_codes", "load_codes"),
           "diffae.manipulate": ("AttributeClassifier", "AttributeClassifierConfig", "fit_classifier", "read_labels"),
           "diffae.editor": ("Editor", "EditorConfig", "fit_editor"),
           "diffae.classcond": ("draw_codes", "fit_class"),
@@ -18,7 +19,10 @@ _names = {"litevae.model": ("LiteVAE", "LiteVAEConfig", "compute_latent_stats", 
           "diffae.train": ("train_diffae",),
           "train": ("Trainer", "TrainConfig"),
           "interop": ("to_diffusers", "load_diffae_checkpoint", "load_diffae_state_dict"),
-          "data": ("load_avatars", "load_photos", "counterfactual_pairs", "open_source")}
+          "data": ("load_avatars", "load_photos", "counterfactual_pairs", "open_source", "ImageFolder"),
+          "images": ("read_image",),
+          "pixels": ("ImageError",),
+          "files": ("FileError",)}
 _where = {name: module for module, names in _names.items() for name in names}
 __all__ = sorted(_where)
 

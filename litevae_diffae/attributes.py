@@ -12,10 +12,9 @@ import os
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, partial
-from io import StringIO
+from functools import lru_cache
 from itertools import chain
 from pathlib import Path
 from posixpath import join as join_posix, normpath
@@ -25,8 +24,9 @@ from fastcore.basics import patch
 from .files import FileError, check_file
 
 # %% ../nbs/08_attributes.ipynb #4d70e8a8
-_MARKS = {codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32", codecs.BOM_UTF8: "utf-8-sig",
-          codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"} # the longer mark first
+_MARKS = {codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32", # the longer marks first
+          codecs.BOM_UTF8: "utf-8-sig",
+          codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 MAX_TABLE = 2**28 # bytes of a table: two million rows of 40 attributes as CelebA writes them
 MAX_LINE = 2**20 # characters of one line
 
@@ -40,29 +40,29 @@ def _read(path):
     except UnicodeDecodeError as e:
         what = f"line {data.count(10, 0, e.start) + 1} is not {encoding[:6].upper()} text"
         raise FileError(path, what, "save the table as UTF-8") from e
-    if "\0" in text: raise FileError(path, "is not a text of a known encoding", "save the table as UTF-8")
-    return text
+    if "\0" not in text: return text
+    raise FileError(path, "is not a text of a known encoding", "save the table as UTF-8")
 
 # %% ../nbs/08_attributes.ipynb #17d4e2cb
 def _separator(header, second):
     "What parts the cells: the mark that header and next line agree on, else the most frequent."
     bare, below = (re.sub('"[^"]*("|$)', "", line) for line in (header, second))
-    marks = [mark for mark in ",;\t" if mark in bare]
-    if not marks: return " "
-    return max(marks, key=partial(_agreement, bare, below))
-
-def _agreement(header, second, mark): return header.count(mark) == second.count(mark), header.count(mark)
+    marks = sorted((mark for mark in ",;\t" if mark in bare), key=bare.count, reverse=True)
+    agreed = [mark for mark in marks if bare.count(mark) == below.count(mark)]
+    return (agreed + marks + [" "])[0]
 
 # %% ../nbs/08_attributes.ipynb #0e5a81de
+_LINES = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")
+
 def _rows(text, start, separator, path):
     "Rows of cells from a place in the text on, each with the number of its first line."
-    buffer, at = StringIO(text, newline=""), len(re.findall("\r\n|\r|\n", text[:start]))
-    buffer.seek(start)
+    at = sum(text.count(end, 0, start) for end in "\n\r") - text.count("\r\n", 0, start)
     def lines():
         nonlocal at
-        for line in buffer:
+        for line in map(re.Match.group, _LINES.finditer(text, start)):
             at += 1
-            if len(line) > MAX_LINE: raise FileError(path, f"line {at} has {len(line):,} characters")
+            if len(line) > MAX_LINE:
+                raise FileError(path, f"line {at} has {len(line):,} characters")
             yield line.replace("\t", " ") if separator == " " else line
     reader = csv.reader(lines(), delimiter=separator, skipinitialspace=True, strict=True)
     while True:
@@ -73,27 +73,33 @@ def _rows(text, start, separator, path):
         if any(cells): yield number, cells
 
 # %% ../nbs/08_attributes.ipynb #7f80c6e0
-_LINE = re.compile(r"(?:[^\S\r\n]*(?:\r\n|\r|\n))*([^\r\n]*)") # blank lines, and the one after them
+def _next_line(text, at):
+    "Start and end of the next line that is not blank."
+    some = re.compile(r"\S").search(text, at)
+    if some is None: return len(text), len(text)
+    start = max(at, *(text.rfind(end, at, some.start()) + 1 for end in "\n\r"))
+    return re.compile(r"[^\r\n]*").match(text, start).span()
 
 def _open_table(path):
     "The announced number of rows or None, the header's cells, and an iterator of (line, cells)."
     text, announced, separator = _read(path), None, None
-    header = _LINE.match(text)
-    first = header[1].strip()
+    start, end = _next_line(text, 0)
+    first = text[start:end].strip()
     if first.isdecimal(): announced = int(first[:18])
-    if re.fullmatch("(?i)sep=.", first): separator = first[-1]
-    if announced is not None or separator: header = _LINE.match(text, header.end())
-    if not header[1].strip(): raise FileError(path, "holds no table")
-    separator = separator or _separator(header[1], _LINE.match(text, header.end())[1])
-    rows = _rows(text, header.start(1), separator, path)
+    named = re.fullmatch(r"(?i)\s*sep=([,;\t|: ])\s*", text[start:end])
+    if named: separator = named[1]
+    if announced is not None or separator: start, end = _next_line(text, end)
+    if start == end: raise FileError(path, "holds no table")
+    separator = separator or _separator(text[start:end], text[slice(*_next_line(text, end))])
+    rows = _rows(text, start, separator, path)
     _, cells = next(rows, (0, []))
     return announced, cells, rows
 
 # %% ../nbs/08_attributes.ipynb #a90d7c3e
 VALUES = {**dict.fromkeys(("1", "1.0", "+1", "true", "yes"), 1),
           **dict.fromkeys(("0", "0.0", "-1", "-1.0", "false", "no"), 0)}
-EXTENSIONS = frozenset("""apng avif bmp dds dib exr gif heic heif ico j2k jfif jp2 jpe jpeg jpg npy pbm pcx pgm
-    png pnm ppm qoi tga tif tiff webp""".split()) # what may be missing from a name
+EXTENSIONS = frozenset("""apng avif bmp dds dib exr gif heic heif ico j2k jfif jp2 jpe jpeg jpg
+    npy pbm pcx pgm png pnm ppm qoi tga tif tiff webp""".split()) # what may be missing from a name
 
 _FILE_COLUMN = ("", "file", "filename", "file_name", "id", "image", "image_id", "name", "path")
 
@@ -103,24 +109,29 @@ def _stem(name):
     whole = dot and stem and not stem.endswith("/") and extension.lower() in EXTENSIONS
     return stem if whole else name
 
+def _quoted(name):
+    "A name as a message shows it."
+    return repr(name if len(name) <= 200 else name[:200] + "...")
+
 def _check_header(path, cells):
     "`FileError` if a header looks like a row."
     first, *others = cells
     values = others and all(cell.lower() in VALUES for cell in others)
     if _stem(first) != first or values and first.lower() not in _FILE_COLUMN:
         way_out = "begin the table with a line such as: file,NAME,NAME"
-        raise FileError(path, f"has no header, its first line is that of {first!r}", way_out)
+        raise FileError(path, f"has no header, its first line is that of {_quoted(first)}", way_out)
 
 # %% ../nbs/08_attributes.ipynb #94a7e5f0
 _CHOOSE = "choose the attributes with columns=[NAME, ...]"
 
 def _some(names, n=50):
     "The first names of many."
-    return ", ".join(map(str, names[:n])) + (", ..." if len(names) > n else "")
+    return ", ".join(name[:100] for name in names[:n]) + (", ..." if len(names) > n else "")
 
 def _choose(path, names, columns):
     "Which columns to read, as places among the names."
-    if isinstance(columns, str): raise ValueError(f"columns: must be a list of names, got {columns!r}")
+    if isinstance(columns, str) or columns is not None and not isinstance(columns, Iterable):
+        raise ValueError(f"columns: must be a list of names, got {columns!r}")
     wanted = names if columns is None else [unicodedata.normalize("NFC", str(c)) for c in columns]
     if not wanted: raise ValueError("columns: must be at least one name, got none")
     places, counts = {name: k for k, name in enumerate(names)}, Counter(names)
@@ -128,8 +139,10 @@ def _choose(path, names, columns):
     if missing: raise FileError(path, f"has no column {_some(missing)}; it has {_some(names)}")
     if "" in wanted: raise FileError(path, f"has no name for column {names.index('') + 2}", _CHOOSE)
     twice = next((name for name in wanted if counts[name] > 1), None)
-    if twice is not None: raise FileError(path, f"has the column {twice!r} {counts[twice]} times", _CHOOSE)
-    if len(set(wanted)) < len(wanted): raise ValueError(f"columns: must be different names, got {_some(wanted)}")
+    if twice is not None:
+        raise FileError(path, f"has the column {_quoted(twice)} {counts[twice]} times", _CHOOSE)
+    if len(set(wanted)) < len(wanted):
+        raise ValueError(f"columns: must be different names, got {_some(wanted)}")
     return [places[name] for name in wanted]
 
 # %% ../nbs/08_attributes.ipynb #7e2b94d8
@@ -146,7 +159,7 @@ def _row_codes(path, number, cells, names, keep):
     except KeyError:
         k = next(k for k in keep if given[k].lower() not in _CODES)
         what = f"{given[k][:40]!r}, expected 0/1, -1/1 or true/false" if given[k] else "empty"
-        raise FileError(path, f"line {number}: {names[k]} is {what}", _CHOOSE) from None
+        raise FileError(path, f"line {number}: {names[k][:100]} is {what}", _CHOOSE) from None
 
 # %% ../nbs/08_attributes.ipynb #f09a6d41
 def _bits(path, codes, names, lines):
@@ -179,7 +192,7 @@ class _Forms(NamedTuple):
         loose = _clean("/".join(part.strip() for part in parts), base)
         return cls(strict, loose, _stem(loose))
 
-_PLAIN = re.compile(r"[!-\[\]-~]*") # no blank, no backslash, nothing that Unicode writes in two ways
+_PLAIN = re.compile(r"[!-\[\]-~]*") # no blanks, no backslashes, nothing but ASCII
 
 def _depth(name):
     "How many parts a relative path has; 0: the path is absolute."
@@ -252,9 +265,10 @@ class _Reasons:
     def of(self, i, fits):
         if not fits: return self._nearest(_Forms.of(self.images[i]))
         row = fits[0].row
-        name, others = self.files[row], [self.images[k] for k, _ in self.claims[row][:3]]
-        if self.meant[row] is None: return f"{NO_ROW} that is certain: {name!r} could be {' or '.join(others)}"
-        return f"{NO_ROW}: {name!r} is that of {self.images[self.meant[row]]}"
+        name, others = _quoted(self.files[row]), [self.images[k] for k, _ in self.claims[row][:3]]
+        if self.meant[row] is not None:
+            return f"{NO_ROW}: {name} is that of {self.images[self.meant[row]]}"
+        return f"{NO_ROW} that is certain: {name} could be {' or '.join(others)}"
 
     def _nearest(self, image):
         row = self.near.get(_last(image.stem).lower())
@@ -262,13 +276,14 @@ class _Reasons:
         mine, other = _last(image.loose), _last(self.forms[row].loose)
         what = "is in another folder" if mine == other else "has another extension"
         if mine != other and mine.lower() == other.lower(): what = "differs in upper and lower case"
-        return f"{NO_ROW}: {self.files[row]!r} {what}"
+        return f"{NO_ROW}: {_quoted(self.files[row])} {what}"
 
 # %% ../nbs/08_attributes.ipynb #6d4f08ae
 @dataclass(frozen=True)
 class Join:
     "Rows of a table beside the images they belong to."
     paths: list # as they were given
+    files: list # name of the row of each path, or None
     rows: list # (A,) uint8 of 0/1 for each path, or None
     reasons: dict # path number -> why it has no row
     without_image: list # names of rows that belong to none of the images
@@ -279,19 +294,31 @@ class Join:
 
     def report(self)->str: # "N rows used, M rows without image, K images without row"
         "One line for the user."
-        used = len(self.paths) - len(self.reasons)
+        used = sum(row is not None for row in self.rows)
         line = (f"{used:,} rows used, {len(self.without_image):,} rows without image, "
                 f"{len(self.reasons):,} images without row")
         return line + (f", {self.n_repeated:,} rows repeat others" if self.n_repeated else "")
 
+    def among(self,
+              keep:Sequence, # numbers of paths
+             )->"Join":
+        "What was found for some of the paths, such as those that prove to be images."
+        files = [self.files[i] for i in keep]
+        idle = dict.fromkeys((*self.without_image, *filter(None, self.files)))
+        for file in filter(None, files): idle.pop(file, None)
+        reasons = {k: self.reasons[i] for k, i in enumerate(keep) if i in self.reasons}
+        paths, rows = [self.paths[i] for i in keep], [self.rows[i] for i in keep]
+        return Join(paths, files, rows, reasons, list(idle), self.n_repeated)
+
 # %% ../nbs/08_attributes.ipynb #31b6ca57
 class _Images:
-    "Paths of images, each once, with the rows that fit them as they are named or where their folder really is."
+    "Paths of images, each once, and the rows that fit them by name or by where their folder is."
     def __init__(self, paths, root, index, folder):
         top = "" if root is None else os.path.abspath(Path(root).expanduser())
         self.names = [Path(top, path).as_posix() for path in paths]
         self.paths, real = list(dict.fromkeys(self.names)), lru_cache(None)(os.path.realpath)
-        folders = [_Forms.of(Path(f).as_posix()) for f in dict.fromkeys((top, real(top), folder, real(folder))) if f]
+        above = dict.fromkeys(f(x) for x in (top, folder) if x for f in (str, real))
+        folders = [_Forms.of(Path(f).as_posix()) for f in above]
         self.fits = [self._fits(path, real, index, folders) for path in self.paths]
 
     def _fits(self, path, real, index, folders):
@@ -306,7 +333,8 @@ class _Images:
 def _names(path, announced, header, first):
     "The attribute names of a header, NFC; in CelebA's list the files' column has none."
     while header and not header[-1]: header.pop()
-    bare = announced is not None and not (header[0].lower() in _FILE_COLUMN and len(header) == len(first))
+    first_is_named = header[0].lower() in _FILE_COLUMN and len(header) == len(first)
+    bare = announced is not None and not first_is_named
     if not bare: _check_header(path, header)
     names = header if bare else header[1:]
     if not names: raise FileError(path, "has no columns of attributes, one of file names only")
@@ -327,8 +355,10 @@ def _parse(path, columns):
         way_out = "get the whole list, or correct its first line"
         raise FileError(path, f"announces {announced} rows and has {len(files)}", way_out)
     if header[0] in ("", "Unnamed: 0") and files == [str(i) for i in range(len(files))]:
-        raise FileError(path, "has row numbers in its first column, not file names", "name the column if they are")
-    return [names[k] for k in keep], files, np.frombuffer(codes, np.uint8).reshape(-1, len(keep)), lines
+        way_out = "begin with the column of file names; if they are such, give it a name"
+        raise FileError(path, "has row numbers in its first column", way_out)
+    codes = np.frombuffer(codes, np.uint8).reshape(-1, len(keep))
+    return [names[k] for k in keep], files, codes, lines
 
 # %% ../nbs/08_attributes.ipynb #0fd82b6e
 @dataclass(frozen=True, eq=False)
@@ -359,9 +389,10 @@ def _check_agree(table, a, b):
     "`FileError` that shows both rows if they differ."
     if a == b or np.array_equal(table.rows[a], table.rows[b]): return
     k = int(np.argmax(table.rows[a] != table.rows[b]))
-    both = [f"line {table.lines[row]} ({table.files[row]!r}: {table.names[k]} {table.rows[row][k]})"
-            for row in sorted((a, b))]
-    raise FileError(table.path, f"{' and '.join(both)} contradict each other", "keep one of them")
+    name, both = table.names[k][:100], sorted((a, b))
+    shown = [f"line {table.lines[row]} ({_quoted(table.files[row])}: {name} {table.rows[row][k]})"
+             for row in both]
+    raise FileError(table.path, f"{' and '.join(shown)} contradict each other", "keep one of them")
 
 # %% ../nbs/08_attributes.ipynb #74c0a9ed
 @patch
@@ -398,7 +429,8 @@ def _collect(table, paths, images, reasons, found):
     same = {reasons.forms[row].strict for row in used}
     idle = [f for f, forms in zip(table.files, reasons.forms) if forms.strict not in same]
     repeated = len(table.files) - len(idle) - sum(map(bool, found))
-    return Join(paths, [table.rows[some[0]] if some else None for some in rows], why, idle, repeated)
+    return Join(paths, [table.files[some[0]] if some else None for some in rows],
+                [table.rows[some[0]] if some else None for some in rows], why, idle, repeated)
 
 # %% ../nbs/08_attributes.ipynb #f7a2d6c8
 @patch
@@ -407,9 +439,10 @@ def in_order(self:AttributeTable,
             )->np.ndarray: # (n, A) uint8 of 0/1
     "The rows as they stand, one for each image of a collection without names."
     if len(self.files) == n: return self.rows
-    raise FileError(self.path, f"has {len(self.files)} rows for {n} images", "it must have one for each, in their order")
+    way_out = "it must have one for each, in their order"
+    raise FileError(self.path, f"has {len(self.files)} rows for {n} images", way_out)
 
-def read_attributes(path:str|Path, # table with a header (comma, semicolon, tab or blanks) or CelebA's list
+def read_attributes(path:str|Path, # table with a header, or CelebA's list; see `AttributeTable`
                     columns:Sequence|None=None, # names of the attributes to read; all if None
                    )->tuple: # (names, {file name as written: row of 0/1 uint8})
     "Binary attributes of images, by their file names; `AttributeTable.join` finds the images."

@@ -20,6 +20,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from .caches import json_writer
 
 # %% ../nbs/50_bench.ipynb #2bf2adb7
 from .core import in_test, n_macs, n_params
@@ -437,6 +438,7 @@ def run_bench(out:str="results/bench.json", # file for the results, or None
     names = list(parts) if only is None else [n.strip() for n in only.split(",")]
     if bad := [n for n in names if n not in parts]: raise ValueError(f"only: must be among {', '.join(parts)}, got {bad[0]!r}")
     if minutes is not None and not minutes > 0: raise ValueError(f"minutes: must be positive, got {minutes}")
+    save = json_writer(out, "parts", "results of a benchmark")
     results = {"date": time.strftime("%Y-%m-%d"), "hardware": hardware(), "versions": versions(), "small": in_test(), "parts": {}}
     for name in names:
         t = time.perf_counter()
@@ -444,7 +446,5 @@ def run_bench(out:str="results/bench.json", # file for the results, or None
         print(f"{name}: {time.perf_counter()-t:.0f} s", flush=True)
     if {"encode", "memory"} & set(names): results["table"] = encoder_table(results["parts"])
     print(report(results))
-    if out is not None:
-        path = Path(out).expanduser(); path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(results, indent=1))
+    save(results)
     return results

@@ -105,6 +105,7 @@ def to_diffusers(model:Autoencoder, # LiteVAE or KLVAE
     "A diffusers model with a copy of the weights and equal outputs."
     need_diffusers()
     if not isinstance(model, (LiteVAE, KLVAE)): raise ValueError(f"model: a LiteVAE or a KLVAE expected, got {type(model).__name__}")
+    if model.device.type == "meta": raise ValueError("model: it is on the meta device and has no weights")
     if isinstance(model, KLVAE) and (args := kl_to_diffusers_config(model, statistics)):
         from diffusers import AutoencoderKL
         out, state = AutoencoderKL(**args), model.state_dict()

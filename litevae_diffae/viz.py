@@ -22,23 +22,40 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 from PIL import Image
 
+# %% ../nbs/02_viz.ipynb #277b78f8
+from .checks import CLAMPED_LIMIT, check_floats, check_values, check_whole
+
 # %% ../nbs/02_viz.ipynb #4487b3b9
-def to_uint8(x:Tensor, # (B, C, H, W) or (C, H, W) in [-1, 1], any float dtype and device; outside values are clamped
+def to_uint8(x:Tensor, # (B, C, H, W) or (C, H, W) in [-1, 1], any float dtype and device; values up to 16 from 0 are clamped, others refused
             )->np.ndarray: # (B, H, W, C) or (H, W, C) uint8
     "Images in [-1, 1] as bytes, channels last."
-    x = ((x.detach().float().cpu().clamp(-1, 1) + 1) * 127.5).round()
+    check_floats(x, "x", "(B, C, H, W) or (C, H, W)")
+    if x.ndim < 3: raise ValueError(f"x: must have shape (B, C, H, W) or (C, H, W), got {tuple(x.shape)}")
+    x = x.detach().float().cpu()
+    check_values(x, "x", CLAMPED_LIMIT)
+    x = ((x.clamp(-1, 1) + 1) * 127.5).round()
     return x.movedim(-3, -1).to(torch.uint8).numpy()
 
 # %% ../nbs/02_viz.ipynb #49b556f4
 def as_picture(img:Tensor|np.ndarray, # (C, H, W) or (H, W) tensor in [-1, 1], or (H, W, C) or (H, W) array: uint8, or float in [-1, 1]
               )->np.ndarray: # (H, W, 3) or (H, W) uint8
-    "One image, grey or RGB, as `imshow` takes it."
-    if isinstance(img, np.ndarray) and img.dtype == np.uint8: pic = img
-    elif isinstance(img, np.ndarray): pic = to_uint8(torch.from_numpy(np.atleast_3d(img)).movedim(-1, 0))
-    else: pic = img.cpu().numpy() if img.dtype == torch.uint8 else to_uint8(img if img.ndim == 3 else img[None])
+    "One image, grey or RGB, as `imshow` takes it; a byte tensor may have its channels at either end."
+    if not isinstance(img, (Tensor, np.ndarray)) or img.ndim not in (2, 3):
+        raise ValueError(f"as_picture: one image expected (tensor or array), got {_kind(img)}")
+    if isinstance(img, np.ndarray):
+        if img.dtype.kind not in "fu" or (img.dtype.kind == "u" and img.itemsize > 1):
+            raise ValueError(f"as_picture: uint8, or floats in [-1, 1] expected, got {img.dtype}")
+        bytes_ = img.dtype == np.uint8
+        pic = img if bytes_ else to_uint8(torch.from_numpy(np.atleast_3d(img)).movedim(-1, 0))
+    elif img.dtype == torch.uint8:
+        first = img.ndim == 3 and img.shape[0] in (1, 3) and img.shape[-1] not in (1, 3)
+        pic = (img.movedim(0, -1) if first else img).cpu().numpy()
+    else: pic = to_uint8(img if img.ndim == 3 else img[None])
     if pic.ndim == 3 and pic.shape[-1] == 1: pic = pic[..., 0]
-    if pic.ndim == 2 or (pic.ndim == 3 and pic.shape[-1] == 3): return pic
+    if (pic.ndim == 2 or pic.shape[-1] == 3) and pic.size: return pic
     raise ValueError(f"as_picture: 1 or 3 channels expected, got shape {tuple(img.shape)} (for latents see latents_to_rgb)")
+
+def _kind(img): return f"shape {tuple(img.shape)}" if hasattr(img, "shape") else type(img).__name__
 
 # %% ../nbs/02_viz.ipynb #9dfac627
 def grid_axes(n:int, # number of pictures
@@ -66,7 +83,8 @@ def show_images(imgs:Tensor|np.ndarray|list, # (B, C, H, W) in [-1, 1], (B, H, W
                 suptitle:str|None=None, # title of the whole figure
                )->Figure: # end the cell with `;` to see it once
     "Show images in [-1, 1] of any device and dtype, on one fixed scale: -1 is black, 1 is white."
-    if not isinstance(imgs, (list, tuple)) and imgs.ndim < 4: imgs = [imgs]
+    check_whole(n_rows=n_rows)
+    if not isinstance(imgs, (list, tuple)) and getattr(imgs, "ndim", 0) < 4: imgs = [imgs]
     pics = [as_picture(img) for img in imgs]
     if not pics: raise ValueError("show_images: at least one image expected, got none")
     aspect = max(p.shape[1] / p.shape[0] for p in pics)
@@ -85,7 +103,11 @@ def show_signed(x:Tensor|np.ndarray|list, # (..., H, W), or a list of (H, W): on
                )->Figure: # end the cell with `;` to see it once
     "Show signed maps on a symmetric scale, with its range in the title."
     maps = [torch.as_tensor(m).detach().float().cpu() for m in (x if isinstance(x, (list, tuple)) else [x])]
+    for m in maps: check_values(m, "x", float("inf"))
     maps = torch.cat(maps).flatten(0, -3) if len(maps) == 1 and maps[0].ndim > 2 else maps
+    if not len(maps) or any(m.ndim != 2 or not m.numel() for m in maps):
+        shapes = [tuple(m.shape) for m in maps]
+        raise ValueError(f"show_signed: maps (H, W) with pixels expected, got {shapes}")
     fig, axes = grid_axes(len(maps), n_rows, size, max(m.shape[1] / m.shape[0] for m in maps), True, suptitle)
     for i, (ax, m) in enumerate(zip(axes, maps)):
         top = limit or m.abs().max().item() or 1.
@@ -107,6 +129,7 @@ def subband_plate(coeffs:list|tuple, # [ll_L, (lh_L, hl_L, hh_L), ..., (lh_1, hl
     "All sub-bands of one image in one plate; details are averaged over the channels."
     def first(b):
         b = torch.as_tensor(b).detach().float().cpu()
+        check_values(b, "coeffs", float("inf"))
         return b[0] if b.ndim == 4 else b
     plate, limits = as_picture(first(coeffs[0]) / 2 ** (len(coeffs) - 1)), []
     if plate.ndim == 2: plate = np.repeat(plate[..., None], 3, -1)
@@ -132,6 +155,7 @@ def show_subbands(coeffs:list|tuple, # what subband_plate takes
 def latents_to_rgb(z:Tensor, # (B, C, h, w) latents, any C
                   )->np.ndarray: # (B, h, w, 3) uint8
     "The first three principal components of the latents, standardised over the batch, as red, green and blue."
+    check_values(z, "z", float("inf"))
     v = z.detach().double().cpu().movedim(1, -1)
     flat = v.reshape(-1, v.shape[-1])
     flat = flat - flat.mean(0)
@@ -141,7 +165,7 @@ def latents_to_rgb(z:Tensor, # (B, C, h, w) latents, any C
     comps = flat @ axes
     comps = comps / comps.square().mean(0).sqrt().clamp_min(1e-12) / 2.5
     comps = torch.nn.functional.pad(comps, (0, 3 - comps.shape[1]))
-    return to_uint8(comps.reshape(*v.shape[:-1], 3).movedim(-1, 1))
+    return to_uint8(comps.clamp(-1, 1).reshape(*v.shape[:-1], 3).movedim(-1, 1))
 
 # %% ../nbs/02_viz.ipynb #408b133e
 def show_reconstructions(x:Tensor|list, # (B, C, H, W) in [-1, 1], or a list of (C, H, W) of any sizes
@@ -151,8 +175,11 @@ def show_reconstructions(x:Tensor|list, # (B, C, H, W) in [-1, 1], or a list of 
                          suptitle:str|None=None, # title of the whole figure
                         )->Figure: # end the cell with `;` to see it once
     "One row per image: input | reconstruction | error x5 around mid grey."
+    if len(x) != len(x_rec) or not len(x) or any(a.shape != b.shape for a, b in zip(x, x_rec)):
+        what = "x and x_rec must hold the same images, at least one, in the same shapes"
+        raise ValueError(f"show_reconstructions: {what}")
     rows = [(a.detach().float().cpu(), b.detach().float().cpu()) for a, b in zip(x, x_rec)]
-    imgs = [img for a, b in rows for img in (a, b, gain * (b - a))]
+    imgs = [img for a, b in rows for img in (a, b, (gain * (b - a)).clamp(-1, 1))]
     titles = ["input", "reconstruction", f"error x{gain:g}"] + [""] * (len(imgs) - 3)
     return show_images(imgs, titles, n_rows=len(rows), size=size, suptitle=suptitle)
 
@@ -188,6 +215,11 @@ def image_grid(x:Tensor, # (B, C, H, W) in [-1, 1]
                pad:int=2, # white pixels between images
               )->np.ndarray: # uint8 (height, width, 3)
     "A batch as one array, row by row; spare cells are white."
+    check_whole(n_cols=n_cols)
+    check_whole(0, pad=pad)
+    if getattr(x, "ndim", 4) != 4 or not len(x):
+        want = "(B, C, H, W) with at least one image"
+        raise ValueError(f"image_grid: {want} expected, got {_kind(x)}")
     pics = to_uint8(x)
     b, h, w, c = pics.shape
     if c not in (1, 3): raise ValueError(f"image_grid: 1 or 3 channels expected, got {c}")
@@ -203,6 +235,11 @@ def save_png(path:str|Path, # file to write; its folder is made
              array:np.ndarray, # (H, W, 3), (H, W, 1) or (H, W) uint8
             )->Path: # the file
     "Write a byte array as a PNG file."
+    fits = isinstance(array, np.ndarray) and array.dtype == np.uint8 and array.ndim in (2, 3)
+    if not fits or not array.size or array.shape[2:] not in ((), (1,), (3,), (4,)):
+        got = f"{getattr(array, 'dtype', '')} {_kind(array)}".strip()
+        advice = "to_uint8 makes it from [-1, 1]"
+        raise ValueError(f"save_png: a uint8 array (H, W, 3) expected, got {got}; {advice}")
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(array[..., 0] if array.ndim == 3 and array.shape[-1] == 1 else array).save(path, format="PNG")

@@ -2,8 +2,10 @@
 import io
 import json
 import struct
+import zlib
 
 import numpy as np
+import tifffile
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -26,7 +28,23 @@ def image_files():
             try: small_image(mode).save(buffer, kind)
             except Exception: continue                                # a mode that the format does not have
             if buffer.getvalue(): found[f"{kind}-{mode}"] = buffer.getvalue()
-    return found
+    return {**found, **deep_files()}
+
+
+def deep_files():
+    "Files of more than 8 bits: PNG of 16 bits in colour, TIFF of integers and floats, of one page and of three, NumPy's."
+    rng, found = np.random.default_rng(1), {}
+    colour = rng.integers(0, 65536, (9, 11, 3)).astype(np.uint16)
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in colour)
+    chunk = lambda name, data: struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+    found["PNG16-RGB"] = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", 11, 9, 16, 2, 0, 0, 0)) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    for name, array in {"u16": colour, "f32": colour / np.float32(65535), "pages": colour.transpose(2, 0, 1)}.items():
+        buffer = io.BytesIO()
+        tifffile.imwrite(buffer, array, photometric="minisblack" if name == "pages" else "rgb")
+        found[f"TIFF16-{name}"] = buffer.getvalue()
+    buffer = io.BytesIO()
+    np.save(buffer, colour)
+    return {**found, "NPY-u16": buffer.getvalue()}
 
 
 @st.composite

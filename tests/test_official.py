@@ -7,11 +7,14 @@ import pickle
 import struct
 import subprocess
 import sys
+import time
 import types
 import zipfile
+import zlib
 from collections import OrderedDict
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from plain_diffae import PlainLatentNet, PlainUNet, redrawn
@@ -21,8 +24,9 @@ from litevae_diffae.cli import main
 from litevae_diffae.core import read_config
 from litevae_diffae.diffae.latent import LatentDDIM
 from litevae_diffae.diffae.model import DiffAE
-from litevae_diffae.diffae.official import load_diffae_checkpoint, read_tensors
+from litevae_diffae.diffae.official import load_diffae_checkpoint, read_latents, read_tensors
 from litevae_diffae.diffusion.model import DDIM
+from litevae_diffae.pickles import read_arrays
 
 SET_A = json.loads((Path(__file__).parent/"parity/diffae/config.json").read_text())["a"]
 AUTOENC, DDPM, LATENT = (SET_A[k] for k in ("autoenc", "ddpm", "latent"))
@@ -360,3 +364,86 @@ def test_import_command_says_what_is_wrong(tmp_path, capsys):
         err = capsys.readouterr().err
         assert e.value.code == 2 and says in err and err.count("\n") == 1
     assert not (tmp_path/"out").exists()
+
+
+# damaged at random: a model or our error, whatever the bytes
+
+SEED, CASES, MEMORY = 13, 300, 300*2**20
+
+
+def small_files(folder):
+    "Small valid files of every format: {name: (bytes, reader)}."
+    latent = redrawn(PlainLatentNet(dict(LATENT, num_channels=8, num_hid_channels=16, num_layers=3)), 3)
+    stats = dict(conds_mean=torch.zeros(1, 8), conds_std=torch.ones(1, 8))
+    sd = {"state_dict": {**under("ema_model.latent_net.", latent), **stats}, "callbacks": {"x": [Reduce(eval, "1")]}, "epoch": 7}
+    heads = {"classifier.weight": torch.ones(3, 8), "classifier.bias": torch.ones(3), **stats}
+    files = {}
+    for name, what, old in (("latent-zip", sd, False), ("latent-stream", sd, True), ("classifier-zip", heads, False), ("classifier-stream", heads, True)):
+        torch.save(what, folder/"x", _use_new_zipfile_serialization=not old)
+        files[name] = (folder/"x").read_bytes(), load_diffae_checkpoint
+    for name, old in (("latents-zip", False), ("latents-stream", True)):
+        torch.save({"conds": torch.zeros(5, 8), "conds_mean": torch.zeros(8), "conds_std": torch.ones(8)}, folder/"x", _use_new_zipfile_serialization=not old)
+        files[name] = (folder/"x").read_bytes(), lambda path: read_latents(path.parent)
+    array = np.ones((3, 3, 2, 4), np.float32)
+    files["arrays"] = pickle.dumps({"AlexNet_0": {"Conv_0": {"kernel": array, "bias": array[0, 0, 0]}}}, 3), lambda path: read_arrays(path.read_bytes(), path)
+    return files
+
+
+INSERTED = (b"r\xff\xff\xff\x7f", b"\x95" + b"\xff"*7 + b"\x7f", b"X\xff\xff\xff\x7f", b"\x8e" + b"\xff"*7 + b"\x7f", b"\x8b\xff\xff\xff\x7f",
+            b"\x85"*5000, b"("*5000, b"]2a", b"}", b")", b"0", b"b", b"R", b"2", b"N", b"K\x00", b"M\xff\xff", b"J\xff\xff\xff\x7f", b".")
+
+
+def mutated(data, rng):
+    "Bytes changed, cut, doubled, dropped or put in at one to three places."
+    data = bytearray(data)
+    for _ in range(rng.integers(1, 4)):
+        at, how = int(rng.integers(len(data))) if data else 0, rng.integers(6)
+        if how == 0 and data: data[at] = rng.integers(256)
+        if how == 1: data[at:at + 4] = struct.pack("<I", int(rng.choice([0, 1, 255, 2**16, 2**31 - 1, 2**31, 2**32 - 1])))
+        if how == 2 and rng.random() < 0.3: del data[at:]
+        if how == 3: del data[at:at + int(rng.integers(1, 16))]
+        if how == 4: data[at:at] = data[at:at + int(rng.integers(1, 64))]
+        if how == 5: data[at:at] = INSERTED[rng.integers(len(INSERTED))]
+    return bytes(data)
+
+
+def peak(reset=False):
+    "Bytes of memory that this process had at most since the reset."
+    if reset: Path("/proc/self/clear_refs").write_text("5")
+    return int(next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")).split()[1])*1024
+
+
+def sealed(data):
+    "A zip archive with the checksums that its contents have now, so that damage reaches what is inside."
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as z: infos = z.infolist()
+    except Exception: return data
+    data = bytearray(data)
+    for i in infos:
+        if i.header_offset + 30 > len(data): continue
+        start = i.header_offset + 30 + sum(struct.unpack_from("<HH", data, i.header_offset + 26))
+        crc = struct.pack("<I", zlib.crc32(data[start:start + i.file_size]))
+        entry = data.find(b"PK\1\2", 0)
+        while entry >= 0 and struct.unpack_from("<I", data, entry + 42)[0] != i.header_offset: entry = data.find(b"PK\1\2", entry + 1)
+        if entry >= 0: data[entry + 16:entry + 20] = crc
+    return bytes(data)
+
+
+@pytest.mark.parametrize("name", ["latent-zip", "latent-stream", "classifier-zip", "classifier-stream", "latents-zip", "latents-stream", "arrays"])
+@pytest.mark.filterwarnings("ignore")
+def test_damaged_at_random(name, tmp_path):
+    data, read = small_files(tmp_path)[name]
+    path, rng, opened = tmp_path/("latent.pkl" if name.startswith("latents") else "last.ckpt"), np.random.default_rng(SEED), 0
+    path.write_bytes(data); read(path)                                                                         # the whole one can be read
+    before, start = peak(reset=True), time.monotonic()
+    for case in range(CASES):
+        path.write_bytes(sealed(mutated(data, rng)) if name.endswith("zip") and case % 2 else mutated(data, rng))
+        try: got = read(path)
+        except (ValueError, OSError) as e:
+            assert str(path) in str(e) and "\n" not in str(e), e
+            assert "is damaged" in str(e) or not isinstance(e, UnicodeError), e
+        else:
+            opened += 1
+            if isinstance(got, torch.nn.Module): assert all(v.isfinite().all() or k.startswith("z_sem") for k, v in got.state_dict().items())
+    assert peak() - before < MEMORY and time.monotonic() - start < 40
+    assert opened < CASES

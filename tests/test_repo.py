@@ -125,7 +125,7 @@ def test_only_showdoc_knows_nbdev():
 
 def test_imports_point_one_way():
     above = {"litevae": ("diffusion", "diffae"), "diffusion": ("litevae", "diffae"), "diffae": ("litevae",)}
-    shared = ("core", "files", "images", "attributes", "data", "viz", "layers", "train", "checkpoint", "metrics")
+    shared = ("core", "files", "images", "attributes", "data", "viz", "layers", "train", "checkpoint", "metrics", "checks", "caches")
     haar = "litevae_diffae.litevae.wavelets"                                    # the Haar stem is the one thing that both halves use
     for path in MODULES:
         part = path.relative_to(PACKAGE).with_suffix("").parts[0]

@@ -10,7 +10,7 @@ from itertools import islice
 from typing import NamedTuple
 import torch
 from torch import Tensor
-from ..core import check_positive
+from ..core import check_counts, check_generator, check_number, check_positive, check_value
 from .latent import Codes, LatentDDIM, code_batches
 from .manipulate import AttributeClassifier, fit_adam, fit_l2, linear_classifier
 
@@ -33,7 +33,8 @@ def class_logits(classifier:AttributeClassifier, z_sem:Tensor, # (B, D)
     "Evidence for a class."
     if name is None and len(classifier.names) > 1: raise ValueError(f"name: must be one of {', '.join(classifier.names)}, got None")
     if name is not None and name not in classifier.names: raise ValueError(f"name: must be one of {', '.join(classifier.names)}, got {name!r}")
-    if share is not None and not 0 < share < 1: raise ValueError(f"share: must be between 0 and 1, got {share}")
+    check_value("negative", negative, bool)
+    if share is not None and not 0 < check_number("share", share) < 1: raise ValueError(f"share: must be between 0 and 1, got {share}")
     logits = classifier.logits(z_sem.to(classifier.z_sem_mean))[:, classifier.names.index(name) if name else 0]
     return (-logits if negative else logits) + (0. if share is None else torch.logit(torch.tensor(share)).item())
 
@@ -56,7 +57,8 @@ def draw_codes(prior:LatentDDIM, classifier:AttributeClassifier,
                batch_size:int=256, # drawn at a time
                generator:torch.Generator=None)->Draw:
     "Draw from the prior until `n` codes are accepted; `ValueError` if `max_draws` are not enough."
-    check_positive(n=n, batch_size=batch_size)
+    check_counts(n=n, batch_size=batch_size, **({} if max_draws is None else {"max_draws": max_draws}))
+    check_generator(generator)
     limit, kept, drawn = max_draws or 100*n, [], 0
     while (have := sum(map(len, kept))) < n and drawn < limit:
         z_sem = prior.sample(min(batch_size, limit - drawn), n_steps, generator=generator, sampler=sampler)
@@ -72,6 +74,7 @@ def label_rows(codes:Codes, # with attributes
                value:int=1, # whose attribute has this value
                seed:int=0)->Tensor: # (n,) row numbers
     "Rows at random with a given label: the few labels of an experiment."
+    check_counts(n=n)
     if name not in codes.names: raise ValueError(f"name: must be one of {', '.join(codes.names)}, got {name!r}")
     rows = torch.nonzero(codes.attributes[:, codes.names.index(name)] == value).flatten()
     if len(rows) < n: raise ValueError(f"n: only {len(rows)} codes have {name} = {value}, {n} wanted")
@@ -86,7 +89,8 @@ def fit_class(codes:Codes, # a collection
               n_samples:int=100_000, batch_size:int=32, lr:float=1e-3, seed:int=0, # of the published recipe
              )->AttributeClassifier:
     "A classifier of one class from few labels, trained on as many positives as others."
-    check_positive(n_samples=n_samples, batch_size=batch_size, lr=lr, **({} if l2 is None else {"l2": l2}))
+    check_counts(n_samples=n_samples, batch_size=batch_size)
+    check_positive(lr=lr, **({} if l2 is None else {"l2": l2}))
     positives = torch.as_tensor(positives)
     other = torch.ones(len(codes), dtype=torch.bool); other[positives] = False
     others = torch.nonzero(other).flatten() if negatives is None else torch.as_tensor(negatives)

@@ -11,9 +11,10 @@ import torch
 from fastcore.basics import patch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from ..core import Pretrained, check_limits, check_positive, check_types, seed_everything
+from ..core import Pretrained, check_counts, check_limits, check_number, check_positive, check_types, seed_everything, shown
 from .latent import Codes
 from .manipulate import check_names, labelled
+from .model import check_strength
 
 # %% ../../nbs/3A_diffae.editor.ipynb #374b94ab
 def mean_shifts(codes:Codes)->Tensor: # with attributes -> (A, D), in normalised space
@@ -63,6 +64,7 @@ class Editor(Pretrained, nn.Module):
         "Logits of whitened codes, in their dtype."
         return self.net(q.to(self.net[0].weight.dtype)).to(q.dtype)
 
+
 # %% ../../nbs/3A_diffae.editor.ipynb #158ba2e4
 def whitening(codes:Codes, n_axes:int)->tuple: # (D, K) to whitened axes, (K, D) back
     "Principal axes of normalised codes, divided by their deviations."
@@ -82,7 +84,10 @@ def fit_editor(codes:Codes, # with attributes
                seed:int=0, model=None, # `DiffAE` that gets the editor
               )->Editor: # in eval mode
     "A curved classifier of normalised codes: binary cross-entropy, AdamW; and the mean shifts."
-    check_positive(epochs=epochs, batch_size=batch_size, lr=lr)
+    check_counts(n_axes=n_axes, hidden=hidden, epochs=epochs, batch_size=batch_size)
+    check_positive(lr=lr)
+    check_number("noise", noise, 0, 100)
+    for name, factor in (gain or {}).items(): check_number(f"gain of {name}", factor)
     codes = labelled(codes)
     if unknown := set(gain or {}) - set(codes.names): raise ValueError(f"gain: must name attributes of the codes ({', '.join(codes.names)}), got {', '.join(sorted(unknown))}")
     seed_everything(seed)
@@ -108,7 +113,10 @@ def move(self:Editor, z_sem:Tensor, # (B, D)
          step:float=0.1, n_steps:int=100, # length of a step, in whitened codes; at most so many
         )->Tensor: # (B, D)
     "The mean shift, then the gradient of the logit until the classifier is sure; `ValueError` for an unknown name."
-    if name not in self.names: raise ValueError(f"attribute: must be one of {', '.join(self.names)}, got {name!r}")
+    check_strength(strength)
+    check_positive(step=step)
+    check_counts(n_steps=n_steps)
+    if not isinstance(name, str) or name not in self.names: raise ValueError(f"attribute: must be one of {', '.join(self.names)}, got {shown(name)}")
     k, sign = self.names.index(name), 1 if strength > 0 else -1
     strength = strength*self.gain[k].item()
     z_sem = z_sem + strength/0.3*self.shift[k].to(z_sem)
@@ -123,3 +131,4 @@ def move(self:Editor, z_sem:Tensor, # (B, D)
             grad, = torch.autograd.grad(logit.sum(), q)
             d = d + step*unsure[:, None]*F.normalize(grad, dim=1)
     return z_sem + (d.detach()@self.from_white.to(d.dtype)).to(z_sem)
+

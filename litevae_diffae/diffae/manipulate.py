@@ -10,14 +10,16 @@ __all__ = ['check_names', 'AttributeClassifierConfig', 'AttributeClassifier', 'c
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
+import numpy as np
 import torch
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 from torch.nn import functional as F
-from ..core import Pretrained, check_positive, check_types
-from ..settings import check_number
-from ..data import read_attributes
+from ..attributes import AttributeTable
+from ..core import Pretrained, check_number, check_positive, check_types, shown
+from ..files import FileError
 from .latent import Codes, code_batches
+from .model import check_strength
 
 # %% ../../nbs/34_diffae.manipulate.ipynb #e2893a43
 def check_names(names:tuple)->None:
@@ -61,29 +63,44 @@ class AttributeClassifier(Pretrained, nn.Module):
              strength:float=0.3, # times sqrt(D); negative removes
             )->Tensor: # (B, D)
         "Codes with more (or less) of an attribute."
+        check_strength(strength)
         direction = self.direction(name) if isinstance(name, str) else check_direction(name, self.config.z_dim)
         return z_sem + strength*self.config.z_dim**0.5*direction.to(z_sem)*self.z_sem_std
 
 def check_direction(v:Tensor, D:int)->Tensor: # (D,), length 1
     "`ValueError` unless `v` is a unit vector of length D."
-    if v.shape != (D,) or abs(v.norm().item() - 1) > 1e-3: raise ValueError(f"direction: expected a unit vector of {D} numbers, got shape {tuple(v.shape)} with norm {v.norm():.3g}")
+    if not isinstance(v, Tensor) or not v.is_floating_point(): raise ValueError(f"direction: expected the name of an attribute or a unit vector of {D} numbers, got {shown(v)}")
+    if v.shape != (D,) or not abs(v.norm().item() - 1) <= 1e-3: raise ValueError(f"direction: expected a unit vector of {D} numbers, got shape {tuple(v.shape)} with norm {v.norm():.3g}")
     return v
 
 # %% ../../nbs/34_diffae.manipulate.ipynb #c2b4e511
 def read_labels(codes:Codes, # of an image folder (or with other file names)
-                path:str|Path, # CSV or CelebA list, see `read_attributes`
+                path:str|Path, # CSV or CelebA list, see `AttributeTable`
                 columns=None, # which attributes; all if None
-                partial:bool=False, # leave codes without a row out
+                partial:bool=False, # leave codes without a row out, and rows without a code
+                root:str|Path|None=None, # folder that the file names are in, where the table's names go further up
                )->Codes: # with attributes
-    "Join labels to codes by file name, with or without folder and extension; `ValueError` names what does not fit."
-    names, table = read_attributes(path, columns)
-    rows = [next((table[k] for k in (f, Path(f).name, Path(f).stem) if k in table), None) for f in codes.files]
-    used, wanted = {id(r) for r in rows if r is not None}, {id(r): k for k,r in reversed(table.items())}
-    if lost := [k for i,k in wanted.items() if i not in used]: raise ValueError(f"attributes: {path} has rows for files that are not among the codes: {_some(lost)}")
-    bare = [f for f,r in zip(codes.files, rows) if r is None]
-    if bare and not partial: raise ValueError(f"attributes: {path} has no row for {_some(bare)}; partial=True leaves codes without a row out")
-    have = torch.tensor([i for i,r in enumerate(rows) if r is not None], dtype=torch.long)
-    return replace(codes[have], attributes=torch.tensor([rows[i].tolist() for i in have], dtype=torch.uint8), names=names)
+    "Join labels to codes by path; `ValueError` names what does not fit."
+    if not codes.files: raise ValueError("codes: have no file names to join labels by")
+    table = AttributeTable.read(path, columns)
+    join = table.join(codes.files, root)
+    have = [i for i, row in enumerate(join.rows) if row is not None]
+    if not have:
+        raise FileError(path, f"has rows for none of the {len(codes)} codes ({codes.files[0]}: {join.reasons[0]})")
+    if not partial: _check_whole(path, join)
+    elif join.without_row or join.without_image: print(f"{Path(path).name}: {join.report()}")
+    labels = torch.from_numpy(np.stack([join.rows[i] for i in have]))
+    return replace(codes[torch.tensor(have)], attributes=labels, names=table.names)
+
+def _check_whole(path, join):
+    "`FileError` unless each row has its code and each code its row."
+    way_out = "partial=True leaves these out"
+    if join.without_row:
+        first = next(iter(join.reasons.values()))
+        raise FileError(path, f"has no row for {_some(join.without_row)} ({first})", way_out)
+    if join.without_image:
+        what = f"has rows for files that are not among the codes: {_some(join.without_image)}"
+        raise FileError(path, what, way_out)
 
 def _some(files, n=3): return f"{len(files)}: {', '.join(files[:n])}{', ...' if len(files) > n else ''}"
 

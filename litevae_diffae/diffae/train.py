@@ -14,6 +14,7 @@ from ..core import seed_everything
 from ..data import Batch, Crops, batches, hold_out
 from .model import DiffAE
 from ..diffusion.model import DDIM
+from ..resume import data_notes
 from ..train import Task, TrainConfig, Trainer
 from ..viz import image_grid
 
@@ -82,7 +83,7 @@ def train_diffae(model:str|DiffAE|DDIM="diffae-celeba64", # a preset's name or a
                  data="avatars", # anything that `open_source` takes
                  out:str|Path|None=None, # folder of the run; None: nothing is written
                  config:TrainConfig|None=None, # default: the preset's recipe
-                 resume:bool=True, # continue the run in `out`, if there is one
+                 resume:bool|str=True, # continue the run in `out`, if there is one; "data": also if the images changed
                  device:str|None=None, # "cpu" keeps off the GPU
                  progress:bool=True, # show a bar
                  **changes, # fields of `TrainConfig` to change, e.g. minutes=10
@@ -98,7 +99,7 @@ def train_diffae(model:str|DiffAE|DDIM="diffae-celeba64", # a preset's name or a
     middle = test and Crops(test, model.config.image_size, train=False, in_channels=model.config.in_channels)
     shown = middle and torch.stack([middle.get(i) for i in range(min(8, len(test)))])
     shown = shown if shown is not None and len(shown) > 1 else None
-    run = Trainer(DiffusionTask(model, shown, notes=dict(n_images=len(source))), partial(batches, crops), config, out, device, progress).fit(resume)
+    run = Trainer(DiffusionTask(model, shown, notes=data_notes(source)), partial(batches, crops), config, out, device, progress, source).fit(resume)
     best = run.best("model").net.requires_grad_(True).eval()
     if out is not None and run.acc.is_main_process: best.save_pretrained(Path(out)/"model")
     run.acc.wait_for_everyone()

@@ -11,7 +11,8 @@ from typing import Callable, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from .ddim import ddim_decode, predict_x0
+from ..core import check_number, shown
+from .ddim import check_sampling, ddim_decode, predict_x0
 from .schedule import Schedule, ddim_timesteps
 
 # %% ../../nbs/25_diffusion.dpm_solver.ipynb #e1712f0f
@@ -42,8 +43,9 @@ def dpm_step(x:Tensor, # (B, C, H, W) state at level `abar_from`
 def logsnr_timesteps(n_steps:int, # length of the grid, 2..T
                      schedule:Schedule)->Tensor: # (n_steps,) int64, ascending, from 0 to T-1
     "Steps that lie evenly in half the log signal-to-noise ratio."
-    T, i = len(schedule), np.arange(n_steps)
+    T, n_steps = len(schedule), check_number("n_steps", n_steps, whole=True)
     if not 2 <= n_steps <= T: raise ValueError(f"n_steps: must be in 2..{T}, got {n_steps}")
+    i = np.arange(n_steps)
     clock = -np.array([half_logsnr(a) for a in schedule.alphas_cumprod.tolist()])                 # ascending
     near = np.interp(np.linspace(clock[0], clock[-1], n_steps), clock, np.arange(T)).round()
     apart = np.maximum.accumulate(near - i) + i
@@ -59,6 +61,7 @@ def dpm_decode(eps_model:Callable, # (x_t, t as int) -> predicted noise (B, C, H
                grid:Callable=logsnr_timesteps, # (n_steps, schedule) -> ascending steps
               )->Tensor: # (B, C, H, W); in [-1, 1] if `clip`
     "Deterministic sampling with DPM-Solver++ (2M)."
+    check_sampling(clip, callback)
     steps = grid(n_steps, schedule).tolist()
     abar, x, before = [1.] + schedule.alphas_cumprod[steps].tolist(), x_T, None
     with torch.no_grad():
@@ -81,5 +84,5 @@ samplers = {"ddim": Sampler(ddim_decode, lambda n_steps, schedule: ddim_timestep
 
 def pick_sampler(name:str)->Sampler: # a key of `samplers`
     "The sampler of that name."
-    if name not in samplers: raise ValueError(f"sampler: must be {' or '.join(samplers)}, got {name!r}")
+    if not isinstance(name, str) or name not in samplers: raise ValueError(f"sampler: must be {' or '.join(samplers)}, got {shown(name)}")
     return samplers[name]

@@ -9,7 +9,8 @@ __all__ = ['invert_official', 'invert_mirror', 'invert']
 from typing import Callable
 import torch
 from torch import Tensor
-from .ddim import ddim_step
+from ..core import check_counts
+from .ddim import check_sampling, ddim_step
 from .schedule import Schedule, ddim_timesteps
 
 # %% ../../nbs/23_diffusion.inversion.ipynb #0d66335f
@@ -54,7 +55,8 @@ def invert(eps_model:Callable, # (x_t, t as int) -> predicted noise
           )->Tensor: # (B, C, H, W) x_T, for decoding with `n_steps`
     "Find the noise that deterministic sampling turns into `x_0`."
     if method not in ("official", "mirror", "fixed_point"): raise ValueError(f"method: must be official, mirror or fixed_point, got {method!r}")
-    if n_iters < 1: raise ValueError(f"n_iters: must be at least 1, got {n_iters}")
+    check_counts(n_iters=n_iters)
+    check_sampling(clip, callback)
     with torch.no_grad():
         if method == "official": return invert_official(eps_model, x_0, n_steps, schedule, clip, callback)
         return invert_mirror(eps_model, x_0, n_steps, schedule, n_iters if method == "fixed_point" else 0, clip, callback)

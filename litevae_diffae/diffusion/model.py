@@ -14,12 +14,12 @@ from typing import Callable
 import torch
 from fastcore.basics import patch
 from torch import Tensor
-from ..core import Pretrained, check_limits, check_positive, check_types
+from ..core import Pretrained, can_look, check_counts, check_generator, check_limits, check_positive, check_tensor, check_types, check_values
 from .dpm_solver import pick_sampler
 from .inversion import invert as invert_x
-from .schedule import Schedule, ddim_timesteps, linear_betas, q_sample
+from .schedule import Schedule, check_steps, ddim_timesteps, linear_betas, q_sample
 from .unet import UNet, haar_stem, haar_unstem
-from ..layers import as_input, check_overflow, plain_ops
+from ..layers import as_input, check_overflow
 
 # %% ../../nbs/24_diffusion.model.ipynb #1bf617ff
 def target(x_0:Tensor, eps:Tensor, abar:Tensor, # (B, C, H, W) twice, (B, 1, 1, 1)
@@ -89,7 +89,8 @@ class DiffusionModel:
 # %% ../../nbs/24_diffusion.model.ipynb #04af1ee9
 @patch
 def _loss(self:DiffusionModel, x_0, t=None, eps=None, z_sem=None):
-    t = torch.randint(len(self.schedule), x_0.shape[:1], device=x_0.device) if t is None else t
+    t = torch.randint(len(self.schedule), x_0.shape[:1], device=x_0.device) if t is None else check_steps(t, x_0.shape[0], len(self.schedule), x_0.device)
+    if eps is not None: check_tensor("eps", eps, tuple(x_0.shape))
     eps = torch.randn_like(x_0) if eps is None else eps
     abar, c = self.schedule.abar(x_0, t), self.config
     error = self._network(q_sample(x_0, t, eps, self.schedule), abar, self.modulations(t, z_sem)).float() - target(x_0, eps, abar, c.prediction_type)
@@ -100,7 +101,7 @@ def _loss(self:DiffusionModel, x_0, t=None, eps=None, z_sem=None):
 @patch
 @torch.no_grad()
 def _in_pieces(self:DiffusionModel, sampler, x, z_sem, n_steps, batch_size, callback, steps=None, **kw): # steps: that the sampler visits; DDIM's if None
-    check_positive(batch_size=batch_size)
+    check_counts(batch_size=batch_size)
     steps = ddim_timesteps(n_steps, len(self.schedule)) if steps is None else steps
     size, kind = len(x) if callback else batch_size, x.dtype                      # a callback sees the whole batch
     x = x.to(torch.promote_types(kind, torch.float32))                            # half precision would lose the small steps
@@ -121,17 +122,19 @@ def size_factor(config)->int: # a power of 2; config: of the model
 def check_images(x:Tensor, config, name:str="x")->None: # config: of the model
     "`ValueError` unless `x` is a batch of images that the model can take."
     factor = size_factor(config)
-    if x.ndim != 4 or x.shape[1] != config.in_channels: raise ValueError(f"{name}: expected (B, {config.in_channels}, H, W), got {tuple(x.shape)}")
+    if isinstance(x, Tensor) and not x.is_floating_point(): raise ValueError(f"{name}: expected floating-point values in [-1, 1], got {x.dtype}")
+    check_tensor(name, x, ("B", config.in_channels, "H", "W"))
     if x.shape[2] % factor or x.shape[3] % factor: raise ValueError(f"{name}: H and W must be multiples of {factor}, got {tuple(x.shape[2:])}")
-    if not x.is_floating_point(): raise ValueError(f"{name}: expected floating-point values in [-1, 1], got {x.dtype}")
 
 def check_range(x:Tensor, name:str="x")->None:
     "`ValueError` unless all values lie in [-1, 1]; a compiled or exported graph does not look at values."
-    if x.numel() and not plain_ops() and (x.min() < -1.001 or x.max() > 1.001): raise ValueError(f"{name}: expected values in [-1, 1], got [{x.min():.3g}, {x.max():.3g}]")
+    if x.numel() and can_look(x) and not (x.min() >= -1.001 and x.max() <= 1.001): raise ValueError(f"{name}: expected values in [-1, 1], got [{x.min():.3g}, {x.max():.3g}]")
 
 def check_noise(x_T:Tensor)->None:
-    "Warn if `x_T` looks like uniform noise."
-    if x_T.numel() > 8 and not plain_ops() and x_T.min() >= 0 and x_T.max() <= 1 and x_T.std() > 0.2: warnings.warn("x_T: all values lie between 0 and 1; sampling starts from normal noise (torch.randn), not uniform noise (torch.rand)")
+    "`ValueError` if `x_T` is not finite; warn if it looks like uniform noise."
+    check_values("x_T", x_T)
+    if x_T.numel() > 8 and can_look(x_T) and x_T.min() >= 0 and x_T.max() <= 1 and x_T.std() > 0.2: warnings.warn("x_T: all values lie between 0 and 1; sampling starts from normal noise (torch.randn), not uniform noise (torch.rand)")
+
 
 # %% ../../nbs/24_diffusion.model.ipynb #3869369b
 @dataclass(frozen=True)
@@ -194,11 +197,13 @@ class DDIM(DiffusionModel, Pretrained, UNet):
             t:Tensor)->Tensor: # (B,) steps 0..999 -> (B, C, H, W) predicted noise
         "Predicted noise."
         check_images(x_t, self.config, "x_t")
+        t = check_steps(t, x_t.shape[0], len(self.schedule), x_t.device)
         return self._predict(x_t, self.schedule.abar(x_t, t), self.modulations(t))
 
     def loss(self, x_0:Tensor, # (B, C, H, W) in [-1, 1]
              t:Tensor=None, eps:Tensor=None)->Tensor: # drawn if None -> (B,), mean over C, H, W
         "Squared error of the prediction, per image."
+        check_images(x_0, self.config, "x_0")
         return self._loss(x_0, t, eps)
 
 # %% ../../nbs/24_diffusion.model.ipynb #286c4cc0
@@ -221,12 +226,13 @@ def decode(self:DDIM, x_T:Tensor, # (B, C, H, W) N(0, I) or from `invert`
 def sample(self:DDIM, n:int, n_steps:int=100, generator:torch.Generator=None,
            **kw)->Tensor: # clip, callback, batch_size, sampler of `decode` -> (n, C, H, W) in [-1, 1]
     "Images from fresh noise."
-    check_positive(n=n)
     return self.decode(self.noise(n, generator), n_steps, **kw)
 
 # %% ../../nbs/24_diffusion.model.ipynb #39467120
 @patch
 def noise(self:DiffusionModel, n:int, generator:torch.Generator=None)->Tensor: # (n, C, S, S)
     "Standard normal noise of the model's image size."
+    check_counts(n=n)
+    check_generator(generator)
     size = (n, self.config.in_channels, self.config.image_size, self.config.image_size)
     return torch.randn(size, generator=generator, device=generator.device if generator else self.device).to(self.device)

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 import torch
 from torch import Tensor, nn
-from ..core import check_positive, check_types, n_params
+from ..core import check_limits, check_positive, check_types, n_params
 from ..data import Batch
 from .discriminator import DiscriminatorConfig, PatchDiscriminator, build_discriminator, cutmix_consistency, cutmix_mask, d_loss, g_loss, unet_mult
 from .losses import weighted_sum
@@ -76,6 +76,7 @@ class AdversarialConfig:
 
     def __post_init__(self):
         check_types(self)
+        check_limits(self, betas=1)
         if self.loss not in ("hinge", "logistic"): raise ValueError(f"loss: must be hinge or logistic, got {self.loss!r}")
         for k in ("weight", "start", "warmup", "ramp", "cutmix", "norms_every"):
             if not getattr(self, k) >= 0: raise ValueError(f"{k}: must not be negative, got {getattr(self, k)}")
@@ -128,6 +129,7 @@ class AdversarialTask(LiteVAETask):
         if self.equivariance and not isinstance(disc, PatchDiscriminator):
             raise ValueError("equivariance: makes pictures of many sizes, which only a PatchDiscriminator takes")
         self.nets["disc"], self.config = disc, config
+        if config.start or config.warmup or config.ramp: self.timed = "the discriminator's start, warmup and ramp are parts of it"
 
     def optimizers(self, config:TrainConfig)->dict: # name -> optimizer
         "Adam for the model, and an Adam with its own settings for the discriminator."

@@ -10,7 +10,7 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from ..core import check_positive
+from ..core import check_counts, check_value
 from ..layers import Attention, GroupNormSiLU, ResBlock, Upsample
 from .smc import SMCResBlock
 from .wavelets import dwt2, idwt2
@@ -109,7 +109,8 @@ class Decoder(nn.Module):
 
 # %% ../../nbs/13_litevae.decoder.ipynb #051cdeea
 def _check(z_channels, out_channels, channels, mult, n_res_blocks, kind, output):
-    check_positive(z_channels=z_channels, out_channels=out_channels, channels=channels, n_res_blocks=n_res_blocks)
+    check_counts(z_channels=z_channels, out_channels=out_channels, channels=channels, n_res_blocks=n_res_blocks)
+    mult = check_value("mult", mult, tuple[int, ...])
     if kind not in ("gn", "smc", "mixed"): raise ValueError(f"kind: must be gn, smc or mixed, got {kind!r}")
     if output not in ("image", "wavelet"): raise ValueError(f"output: must be image or wavelet, got {output!r}")
     if len(mult) < 1 + (output == "wavelet") or min(mult) < 1:

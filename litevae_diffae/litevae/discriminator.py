@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 from torch.nn.utils.parametrize import register_parametrization
-from ..core import check_limits, check_positive, check_types
+from ..core import check_counts, check_limits, check_types, check_value
 from ..metrics import full_precision
 
 # %% ../../nbs/14_litevae.discriminator.ipynb #76907a31
@@ -86,6 +86,9 @@ class UNetDiscriminator(nn.Module):
                  mult:tuple=(1, 2, 4, 8, 8, 16), # width / `channels` of each halving; see `unet_mult`
                  image_logit:bool=False): # the second head; whether LiteVAE has it is unpublished
         super().__init__()
+        check_counts(in_channels=in_channels, channels=channels)
+        mult = check_value("mult", mult, tuple[int, ...])
+        if len(mult) < 2 or min(mult) < 1: raise ValueError(f"mult: at least two positive multipliers expected, got {mult}")
         down = [channels*m for m in mult]
         up = [*down[-2::-1], down[0]]                                        # (8, 8, 4, 2, 1, 1)
         wide = [down[-1], *(2*c for c in up[:-1])]                           # with the skips
@@ -109,6 +112,7 @@ class UNetDiscriminator(nn.Module):
 def unet_mult(size:int, # pixels of a training crop
              )->tuple: # multipliers for `UNetDiscriminator`
     "Widths that bring a picture down to about 4 pixels: published for 256 and 128, cut for smaller ones."
+    check_counts(size=size)
     n = next((n for n in range(6, 0, -1) if size % 2**n == 0 and size >= 4*2**n), None)
     if n is None: raise ValueError(f"size: must be even and at least 8 pixels, got {size}")
     return {6: (1, 2, 4, 8, 8, 16), 5: (1, 2, 4, 8, 16)}.get(n, (1, 2, 4, 8)[:n])
@@ -119,6 +123,7 @@ class PatchDiscriminator(nn.Sequential):
     def __init__(self, in_channels:int=3, # of the pictures
                  channels:int=64, # width of the first layer; at most 8 times that
                  n_layers:int=3): # with stride 2
+        check_counts(in_channels=in_channels, channels=channels, n_layers=n_layers)
         widths, self.n_layers = [channels*min(2**i, 8) for i in range(n_layers + 1)], n_layers
         layers = [nn.Conv2d(in_channels, channels, 4, 2, 1), nn.LeakyReLU(.2)]
         for i,(a,b) in enumerate(zip(widths, widths[1:])):
@@ -181,6 +186,7 @@ class StyleGANDiscriminator(nn.Module):
                  image_size:int=256, # pixels, a power of 2; pictures of another size are refused
                  group_size:int=4): # of `minibatch_std`
         super().__init__()
+        check_counts(in_channels=in_channels, channels=channels, image_size=image_size, group_size=group_size)
         if image_size < 8 or image_size & (image_size - 1): raise ValueError(f"image_size: must be a power of 2, at least 8, got {image_size}")
         widths = [channels*min(2**i, 8) for i in range(int(log2(image_size)) - 1)]                              # from full size to 4 x 4
         self.image_size, self.group_size, last = image_size, group_size, widths[-1]
@@ -212,7 +218,7 @@ class DiscriminatorConfig:
     def __post_init__(self):
         check_types(self)
         if self.kind not in ("unet", "patch", "stylegan"): raise ValueError(f"kind: must be unet, patch or stylegan, got {self.kind!r}")
-        check_positive(in_channels=self.in_channels, channels=self.channels, n_layers=self.n_layers, image_size=self.image_size, group_size=self.group_size)
+        check_counts(in_channels=self.in_channels, channels=self.channels, n_layers=self.n_layers, image_size=self.image_size, group_size=self.group_size)
         check_limits(self, in_channels=1024, channels=2**14, n_layers=16, image_size=2**15, mult=256, group_size=2**16)
         if len(self.mult) < 2 or min(self.mult) < 1: raise ValueError(f"mult: at least two positive multipliers expected, got {self.mult}")
 

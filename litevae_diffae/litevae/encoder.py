@@ -11,7 +11,7 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from ..core import check_positive
+from ..core import check_counts, check_value
 from ..layers import ResBlock
 from .wavelets import dwt2
 
@@ -21,7 +21,8 @@ def check_widths(c_in:int, c_out:int, # channels of input and output
                  n_res_blocks:int, # per multiplier
                 )->None:
     "`ValueError` unless all are positive and there is a multiplier."
-    check_positive(c_in=c_in, c_out=c_out, channels=channels, n_res_blocks=n_res_blocks)
+    check_counts(c_in=c_in, c_out=c_out, channels=channels, n_res_blocks=n_res_blocks)
+    mult = check_value("mult", mult, tuple[int, ...])
     if not mult or min(mult) < 1: raise ValueError(f"mult: expected one positive integer per level, got {mult}")
 
 # %% ../../nbs/11_litevae.encoder.ipynb #28c5d214
@@ -208,8 +209,8 @@ class WaveletEncoder(nn.Module):
                  aggregator:str="unet", # or "vit" (Table 20)
                 ):
         super().__init__()
-        check_positive(in_channels=in_channels, z_channels=z_channels)
-        levels = tuple(sorted(set(band_levels)))
+        check_counts(in_channels=in_channels, z_channels=z_channels)
+        levels = tuple(sorted(set(check_value("band_levels", band_levels, tuple[int, ...]))))
         if not levels or not set(levels) <= {1, 2, 3}: raise ValueError(f"band_levels: expected some of 1, 2, 3, got {band_levels}")
         self.in_channels, self.band_levels, c = in_channels, levels, 4*in_channels
         for name, kind, valid in (("extractor", extractor, ("unet", "nafnet")), ("aggregator", aggregator, ("unet", "vit"))):

@@ -481,8 +481,9 @@ same_as = {"fd": "rfid"} # our metric -> the paper's
 
 def verdict(a:dict, b:dict, # mean and spread of two rows, see `spread_of`
             paper_gap:float|None, # the paper's first minus second; None: not in the paper
-           )->str: # "same direction", "opposite", "within the spread", "one seed ...", "not in the paper"
+           )->str: # "same direction", "opposite", "within the spread", "one seed ...", "not in the paper", "not finite"
     "What one metric says about two rows."
+    if a["mean"] is None or b["mean"] is None: return "not finite"
     gap, noise = a["mean"] - b["mean"], max(a["spread"], b["spread"])
     if abs(gap) <= noise: return "within the spread"
     one_seed = ", one seed" if min(len(a["values"]), len(b["values"])) < 2 else ""
@@ -502,6 +503,8 @@ def compare_rows(found:dict, # of `read_results`
         for k in metrics:
             if k not in rows[a] or k not in rows[b]: continue
             p = [paper.get(r, {}).get(same_as.get(k, k)) for r in (a, b)]
-            line[k] = f"{rows[a][k]['mean'] - rows[b][k]['mean']:+.3g}: " + verdict(rows[a][k], rows[b][k], None if None in p else round(p[0] - p[1], 6))
+            means = [rows[r][k]["mean"] for r in (a, b)]
+            gap = "" if None in means else f"{means[0] - means[1]:+.3g}: "
+            line[k] = gap + verdict(rows[a][k], rows[b][k], None if None in p else round(p[0] - p[1], 6))
         out.append(line)
     return out

@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['old_names', 'translated', 'diffusers_defaults', 'DownBlock', 'KLEncoder', 'KLVAEConfig', 'decoder_widths',
-           'set_groups', 'KLVAE', 'modern_names', 'kl_config', 'from_hub', 'read_diffusers']
+           'set_groups', 'KLVAE', 'modern_names', 'kl_config', 'from_hub', 'diffusers_weights', 'read_diffusers']
 
 # %% ../../nbs/17_litevae.klvae.ipynb #aee67462
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from math import gcd
@@ -98,7 +99,7 @@ class KLVAEConfig:
         check_stats(self)
         self.decoder_widths                                      # raises if it can't be built
         for w in (*self.block_out_channels, *self.decoder_widths):
-            if self.norm_num_groups and w % self.norm_num_groups: raise ValueError(f"norm_num_groups: must divide every width, got {self.norm_num_groups} and width {w}")
+            if self.norm_num_groups and w % self.norm_num_groups: raise ValueError(f"norm_num_groups: must divide every width (block_out_channels, decoder_channels, decoder_mult), got {self.norm_num_groups} and width {w}")
     @property
     def levels(self): return len(self.block_out_channels) - 1
     @property
@@ -183,9 +184,32 @@ def kl_config(values:dict, # `config.json` of a diffusers AutoencoderKL
 def from_hub(name:str)->Path: # user/model -> local folder with the autoencoder's files only
     "Download an autoencoder of diffusers, or the one inside a pipeline, from the Hugging Face Hub."
     from huggingface_hub import snapshot_download
-    files = ["config.json", "diffusion_pytorch_model.safetensors"]
+    files = ["config.json", "diffusion_pytorch_model*.safetensors", "diffusion_pytorch_model.safetensors.index.json"]
     try: return Path(snapshot_download(name, allow_patterns=["model_index.json", *files, *(f"vae/{f}" for f in files)]))
-    except Exception as e: raise FileNotFoundError(f"from_diffusers: no folder {name!r}, and the Hub did not give it: {str(e).splitlines()[0]}") from e
+    except Exception as e: raise FileNotFoundError(f"from_diffusers: no folder {name!r}, and the Hub did not give it: {(str(e).splitlines() or [type(e).__name__])[0]}") from e
+
+# %% ../../nbs/17_litevae.klvae.ipynb #b445a3b7
+def diffusers_weights(folder:Path, # that diffusers' `save_pretrained` wrote
+                     )->list: # of safetensors files that together are the model
+    "The files of an autoencoder's weights; `FileNotFoundError` or `FileError` says what is wrong."
+    name = "diffusion_pytorch_model"
+    found = sorted(folder.glob(f"{name}*.safetensors"), key=lambda p: (len(p.name), p.name))
+    index = folder/f"{name}.safetensors.index.json"
+    whole = [p for p in found if "-of-" not in p.name]
+    if whole: return whole[:1]
+    if index.is_file(): return _shards(index)
+    if found: raise FileError(folder, f"holds {len(found)} shards of weights, but no {index.name}", AGAIN)
+    pickles = sorted(p.name for p in folder.glob("*.bin"))
+    if pickles: raise FileError(folder, f"holds weights as a pickle only ({pickles[0]}), which could run code", "save it with diffusers: AutoencoderKL.from_pretrained(folder).save_pretrained(folder, safe_serialization=True)")
+    raise FileNotFoundError(f"from_diffusers: no {name}.safetensors in {folder}")
+
+def _shards(index): # files that an index of shards lists
+    names = read_json(index, advice=AGAIN).get("weight_map")
+    names = set(names.values()) if isinstance(names, dict) and all(isinstance(v, str) for v in names.values()) else set()
+    if not names: raise FileError(index, "lists no files (weight_map)", AGAIN)
+    outside = [n for n in names if not n.endswith(".safetensors") or set(n) & set("/\\\0")]
+    if outside: raise FileError(index, f"lists {min(outside)!r}, which is no safetensors file beside it", AGAIN)
+    return [index.with_name(n) for n in sorted(names)]
 
 # %% ../../nbs/17_litevae.klvae.ipynb #786619d7
 def read_diffusers(folder:Path, # of an AutoencoderKL, or of a pipeline that has a `vae` folder; or a Hub id
@@ -196,20 +220,29 @@ def read_diffusers(folder:Path, # of an AutoencoderKL, or of a pipeline that has
     if not folder.exists() and str(folder).count("/") == 1: folder = from_hub(str(folder))
     if (folder/"model_index.json").is_file(): folder = folder/"vae"
     if not (folder/"config.json").is_file(): raise FileNotFoundError(f"from_diffusers: no config.json in {folder}; a folder saved by diffusers expected")
-    weights = sorted(folder.glob("diffusion_pytorch_model*.safetensors"), key=lambda p: len(p.name))   # the plain one before .fp16
-    if not weights: raise FileNotFoundError(f"from_diffusers: no diffusion_pytorch_model.safetensors in {folder}")
-    values, path = read_json(folder/"config.json", advice=AGAIN), weights[0]
+    paths = diffusers_weights(folder)
+    values = read_json(folder/"config.json", advice=AGAIN)
     try: config = kl_config(values)
     except ValueError as e: raise FileError(folder/"config.json", str(e), "a folder saved by diffusers' AutoencoderKL expected") from e
-    check_weights(KLVAE, config, modern_names(read_tensor_header(path, AGAIN)), path)
-    return values, read_tensors(path, advice=AGAIN)
+    headers = [read_tensor_header(p, AGAIN) for p in paths]
+    whole = {k: v for header in headers for k, v in header.items()}
+    if len(whole) < sum(map(len, headers)): raise FileError(folder, "holds a tensor in two of its shards", AGAIN)
+    check_weights(KLVAE, config, modern_names(whole), paths[0] if len(paths) == 1 else folder)
+    return values, {k: v for p in paths for k, v in read_tensors(p, advice=AGAIN).items()}
 
 # %% ../../nbs/17_litevae.klvae.ipynb #c693cda4
+def _of_module(source): # -> configuration, name -> tensor
+    config = getattr(source, "config", None)
+    if not isinstance(config, Mapping): raise ValueError(f"from_diffusers: an AutoencoderKL of diffusers expected, got {type(source).__name__}")
+    state = source.state_dict()
+    if any(v.device.type == "meta" for v in state.values()): raise ValueError("from_diffusers: the AutoencoderKL is on the meta device and has no weights")
+    return dict(config), state
+
 @patch(cls_method=True)
 def from_diffusers(cls:KLVAE, source, # folder, Hub id (user/model), or a diffusers AutoencoderKL
                   )->KLVAE: # float32, on the CPU, in eval mode
     "A `KLVAE` with the weights of a diffusers AutoencoderKL; strict."
-    if isinstance(source, nn.Module): values, state = dict(source.config), source.state_dict()
+    if isinstance(source, nn.Module): values, state = _of_module(source)
     else: values, state = read_diffusers(source)
     model = cls(kl_config(values))
     state = {k: v.float().cpu() if v.is_floating_point() else v.cpu() for k, v in modern_names(state).items()}

@@ -48,7 +48,7 @@ def lpips_loss(x_rec:Tensor, # (B, 1 or 3, H, W) in [-1, 1], H and W at least 31
                dtype:torch.dtype=torch.float32, # of the network; bfloat16 trains faster
               )->Tensor: # (), mean over B
     "Mean LPIPS distance (Zhang et al. 2018)."
-    return lpips(x_rec, x.detach(), net, dtype=dtype).mean()
+    return lpips(x_rec, x.detach(), net, dtype=dtype, check=False).mean()
 
 # %% ../../nbs/15_litevae.losses.ipynb #0183c1c1
 def before_relu(x:Tensor, # (B, 1 or 3, H, W) in [-1, 1], H and W at least 31, for "vgg" 16
@@ -70,7 +70,7 @@ def feature_loss(x_rec:Tensor, # (B, 1 or 3, H, W) in [-1, 1], H and W at least 
                  dtype:torch.dtype=torch.float32, # of the network; bfloat16 trains faster
                 )->Tensor: # (), mean over B, c, h, w of each map, then over the five maps
     "Mean absolute error of features before their ReLU (Wang et al. 2018, section 3.3); LiteVAE (Table 14) names no layers."
-    to_unit(x_rec, x)
+    to_unit(x_rec, x, check=False)
     with full_precision(x.device) if dtype == torch.float32 else torch.autocast(x.device.type, dtype):
         pairs = zip(before_relu(x_rec, net), before_relu(x.detach(), net))
     return torch.stack([(a.float() - b.float()).abs().mean() for a, b in pairs]).mean()

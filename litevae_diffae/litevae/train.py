@@ -17,6 +17,7 @@ from ..data import Batch, Crops, Source, batches, hold_out
 from .klvae import KLVAE, KLVAEConfig
 from .losses import LossWeights, draw_warp, loss_terms, warp, weighted_sum
 from .model import Autoencoder, LiteVAE, LiteVAEConfig, compute_latent_stats
+from ..resume import data_notes
 from ..train import Task, TrainConfig, Trainer
 from ..viz import image_grid
 
@@ -157,7 +158,7 @@ def train_litevae(model:str|LiteVAEConfig|LiteVAE="litevae-b", # a preset's or a
                   freeze_encoder:bool=False, # train the decoder only
                   lpips_net:str="alex", # or "vgg": whose features `lpips` and `feature` compare
                   equivariance:float=0., # share of steps under EQ-VAE's transformations, which make the latents turn and scale as pictures do
-                  resume:bool=True, # continue the run in `out`, if there is one
+                  resume:bool|str=True, # continue the run in `out`, if there is one; "data": also if the images changed
                   device:str|None=None, # "cpu" keeps off the GPU
                   progress:bool=True, # show a bar
                   stats_images:int=512, # crops that the statistics of the latents are measured on
@@ -172,10 +173,10 @@ def train_litevae(model:str|LiteVAEConfig|LiteVAE="litevae-b", # a preset's or a
     vae = build(model, config.seed)
     source, test = hold_out(data)
     crops = Crops(source, size, scale=scale, in_channels=vae.config.in_channels)
-    notes = dict(size=size, scale=scale, n_images=len(source))
+    notes = dict(size=size, scale=scale, **data_notes(source))
     seed_everything(config.seed)
     task = make_task(vae, weights, shown_pictures(test, size, vae.config.in_channels), freeze_encoder, notes=notes, lpips_net=lpips_net, equivariance=equivariance)
-    run = Trainer(task, partial(batches, crops), config, out, device, progress).fit(resume)
+    run = Trainer(task, partial(batches, crops), config, out, device, progress, source).fit(resume)
     return finish(run, crops, out, stats_images, keep_stats=freeze_encoder)
 
 # %% ../../nbs/18_litevae.train.ipynb #3b8f2673

@@ -183,7 +183,7 @@ def check_image(x:Tensor, # (..., H, W)
                )->Tensor: # `x` in float32, or in float64 if it was
     "Refuse what `levels` levels cannot transform exactly."
     wavelet_filters(wavelet)
-    if not isinstance(levels, int) or levels < 1: raise ValueError(f"levels: expected an integer of at least 1, got {levels!r}")
+    if type(levels) is not int or levels < 1: raise ValueError(f"levels: expected an integer of at least 1, got {levels!r}")
     if x.ndim < 2 or not x.is_floating_point(): raise ValueError(f"x: expected a float tensor (..., H, W), got {x.dtype} {tuple(x.shape)}")
     if 0 in x.shape[-2:] or any(n % 2**levels for n in x.shape[-2:]):
         raise ValueError(f"x: H and W must be {'even' if levels == 1 else f'multiples of {2**levels} for {levels} levels'}, got {tuple(x.shape[-2:])}")

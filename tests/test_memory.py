@@ -1,0 +1,58 @@
+"""The commands need no more memory for many images than for few and, in tiles, little more for large ones than for small ones."""
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+PEAK = """
+import sys, json, torch
+from litevae_diffae.cli import main
+torch.manual_seed(0)
+def peak():
+    with open("/proc/self/status") as f: return next(int(line.split()[1]) for line in f if line.startswith("VmHWM")) / 1024
+main(json.loads(sys.argv[1]))
+first = peak()
+main(json.loads(sys.argv[2]))
+print("GROWTH", peak() - first)
+"""
+
+
+def growth(first, then, cwd):
+    "MB that the second command needs beyond the first, in one fresh process."
+    run = subprocess.run([sys.executable, "-c", PEAK, json.dumps(first), json.dumps(then)], cwd=cwd, capture_output=True, text=True, timeout=300)
+    assert run.returncode == 0, run.stderr
+    return float(run.stdout.split("GROWTH")[1])
+
+
+def write(folder, n, side):
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for i in range(n):
+        coarse = Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8))
+        coarse.resize((side, side), Image.Resampling.BICUBIC).save(folder / f"{i:02d}.png")
+
+
+COMMANDS = {"encode": lambda data, out: ["encode", data, "--model", "photos-tiny", "--out", out],
+            "reconstruct": lambda data, out: ["reconstruct", data, "--model", "photos-tiny", "--out", out],
+            "evaluate": lambda data, out: ["evaluate", "--data", data, "--model", "photos-tiny", "--out", out]}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_memory_is_flat_in_the_number_of_images(tmp_path, command):
+    "An image of 512 pixels is 3 MB of floats; 16 more of them are 48, with their reconstructions 96."
+    write(tmp_path / "few", 2, 512)
+    write(tmp_path / "many", 18, 512)
+    make = COMMANDS[command]
+    assert growth(make("few", "a"), make("many", "b"), tmp_path) < 25
+
+
+@pytest.mark.parametrize("command", ("encode", "reconstruct"))
+def test_memory_in_tiles_is_that_of_the_image(tmp_path, command):
+    "From 512 to 1,536 pixels an image of floats grows by 25 MB; ten of them are the image, its reconstruction and what measuring needs."
+    write(tmp_path / "small", 1, 512)
+    write(tmp_path / "large", 1, 1536)
+    make = lambda data, out: [*COMMANDS[command](data, out), "--tile-size", "256"]
+    assert growth(make("small", "a"), make("large", "b"), tmp_path) < 260
