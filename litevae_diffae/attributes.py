@@ -30,7 +30,7 @@ _MARKS = {codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32", # the lo
 MAX_TABLE = 2**28 # bytes of a table: two million rows of 40 attributes as CelebA writes them
 MAX_LINE = 2**20 # characters of one line
 
-def _read(path):
+def _read_lines(path):
     "The text of a table; `FileError` unless it is UTF-8, or UTF-16 or UTF-32 with their marks."
     try: data = check_file(path, max_bytes=MAX_TABLE).read_bytes()
     except FileError: raise
@@ -82,7 +82,7 @@ def _next_line(text, at):
 
 def _open_table(path):
     "The announced number of rows or None, the header's cells, and an iterator of (line, cells)."
-    text, announced, separator = _read(path), None, None
+    text, announced, separator = _read_lines(path), None, None
     start, end = _next_line(text, 0)
     first = text[start:end].strip()
     if first.isdecimal(): announced = int(first[:18])

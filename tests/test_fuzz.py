@@ -8,6 +8,7 @@ import os
 import resource
 import shutil
 import warnings
+from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
 
@@ -77,7 +78,8 @@ def test_folders_of_damaged_images(tmp_path, capsys):
     source = tmp_path / "in"
     source.mkdir()
     rng = np.random.default_rng(0)
-    for i, (kind, whole) in enumerate(sorted(IMAGES.items())):
+    known = {k: v for k, v in IMAGES.items() if not k.startswith(("SPIDER", "NPY", "TIFF16")) and not k.endswith(("-F", "-I"))} # others must be told their range
+    for i, (kind, whole) in enumerate(sorted(known.items())):
         data = bytearray(whole)
         for at in rng.integers(0, len(data), 3): data[at] = rng.integers(0, 256)
         (source / f"{i:03d}.{kind.split('-')[0].lower()}").write_bytes(data if i % 2 else whole)
@@ -196,12 +198,13 @@ WORDS = st.one_of(st.sampled_from(("reconstruct", "encode", "evaluate", "sample"
                                    "inf", "None", "True", "z_channels=nan", "z_channels=", "=", "12,13", "hf:", "\udcff")), st.text(max_size=5))
 
 
-@fuzz
+@settings(fuzz, max_examples=max(1, CASES // 10))                              # each may run a model
 @given(st.lists(WORDS, min_size=1, max_size=7))
 def test_command_lines(line_folder, words):
     from litevae_diffae.cli import main
     before = {p: p.read_bytes() for p in (line_folder / "mine").rglob("*") if p.is_file()}
     if words[0] in ("train", "distill", "demo", "bench", "experiment", "app"): words = [*words, "--steps", "x"]       # nothing long is begun
+    if words[0] == "evaluate": words = [*words, "--max-images", "1"]
     try: main(words)
     except SystemExit as e: assert e.code in (0, 1, 2), e.code
     assert before == {p: p.read_bytes() for p in (line_folder / "mine").rglob("*") if p.is_file()}
@@ -214,6 +217,8 @@ def line_folder(tmp_path_factory, monkeypatch):
     (root / "mine").mkdir()
     for i in range(2): Image.fromarray(np.full((16, 16, 3), 90 * i, np.uint8)).save(root / "mine" / f"{i}.png")
     monkeypatch.chdir(root)
+    from litevae_diffae import cli
+    monkeypatch.setattr(cli, "load_model", lru_cache(None)(cli.load_model))      # a name is looked up once
     return root
 
 

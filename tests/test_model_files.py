@@ -312,7 +312,7 @@ def test_a_full_disk_leaves_the_old_pair(when, vae, monkeypatch):
     old = {f: (vae/f).read_bytes() for f in (CONFIG, WEIGHTS)}
     model = LiteVAE.from_preset("litevae-tiny", **{**TINY, "decoder_channels": 8})
     def full(*args, **kwargs): raise OSError(errno.ENOSPC, "No space left on device")
-    if when == "weights": monkeypatch.setattr(core, "save_file", full)
+    if when == "weights": monkeypatch.setattr(core, "save_tensors", full)
     else: monkeypatch.setattr("litevae_diffae.files.os.replace", full)
     with pytest.raises(WriteError, match="can't be written .No space left on device.") as found: model.save_pretrained(vae)
     assert "\n" not in str(found.value)
