@@ -35,7 +35,7 @@ _all_ = ["BROKEN", "VALUES", "check_image", "read_attributes", "read_image", "to
 
 # %% ../nbs/01_data.ipynb #cd941936
 class Source:
-    "Images with attributes: `len(source)`, `source[i]` -> ((H, W, C) array, {name: 0 or 1}); subclasses define `_read`."
+    "Images with attributes: `len(source)`, `source[i]` -> ((H, W, C) array, {name: 0 or 1}); subclasses define _read(i, min_side)."
     names: tuple = ()                  # attribute names
     in_channels: int = 3               # of the images, see `read_image`
     value_range: tuple|str = "auto"    # (black, white) of images with more than 8 bits
