@@ -129,6 +129,7 @@ def _tiff_pixels(page, series): # -> (H, W, pages*samples)
 # %% ../nbs/07_images.ipynb #7c19a2d8
 def _tiff(f, name, ask): # -> (H, W, C), or None: leave it to Pillow
     import tifffile
+    plan = None
     try:
         with _quiet("tifffile"), tifffile.TiffFile(f) as tiff:
             plan = _tiff_plan(tiff, ask)
@@ -140,7 +141,10 @@ def _tiff(f, name, ask): # -> (H, W, C), or None: leave it to Pillow
             with one_at_a_time((size[0], size[1]*max(1, wide//4))):
                 pixels, tag = _tiff_pixels(page, series), page.tags.get(274)
     except ImageError: raise
-    except Exception: return None # damaged, or a codec is missing: Pillow reads it or says why not
+    except Exception as e: # damaged, or a codec is missing: Pillow reads it or says why not
+        if plan is None or plan[1].dtype.itemsize == 1 or plan[3] < 3: return None
+        way_out = "pip install imagecodecs, or save it without compression"*("imagecodecs" in str(e))
+        raise ImageError(name, f"is a TIFF in colour with more than 8 bits that can't be decoded ({e})", way_out) from e
     if tag is not None: pixels = _turned(pixels, tag.value)
     if pages > 1 and samples > 1 and ask.channels not in (None, pages*samples):
         raise ImageMisfit(name, f"has {pages} pages of {samples} channels", f"give in_channels={pages*samples}, or save one of the pages")

@@ -596,3 +596,13 @@ def test_lmdb_cut_short(keep, tmp_path):
     (tmp_path / "cut" / "data.mdb").write_bytes(content[:n])
     with pytest.raises(ValueError, match="LMDB: .*(cut short|no LMDB file)"): open_source(tmp_path / "cut")
     assert len(open_source(tmp_path / "x")) == 60 and open_source(tmp_path / "x")[59][0].shape == (16, 16, 3)
+
+
+def test_a_deep_tiff_without_its_codec_is_not_cut_to_eight_bits():
+    "Pillow would read it, and drop half of every number."
+    buffer = io.BytesIO()
+    tifffile.imwrite(buffer, np.zeros((9, 11, 3), np.uint16), photometric="rgb")
+    data = bytearray(buffer.getvalue())
+    at = data.find(struct.pack("<HHI", 259, 3, 1)) + 8                            # the tag that names the compression
+    data[at:at + 2] = struct.pack("<H", 5)                                        # LZW, whatever lies there
+    with pytest.raises(ImageError, match="^scan.tif: is a TIFF in colour with more than 8 bits"): read_image(bytes(data), name="scan.tif")
