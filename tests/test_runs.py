@@ -2,6 +2,7 @@
 import errno
 import json
 import os
+import pickle
 import random
 import resource
 import shutil
@@ -234,11 +235,22 @@ def test_a_second_run_in_a_folder_is_refused(tmp_path, whole):
     assert equal(first, whole)
 
 
+ELSEWHERE = "import pickle, sys; import test_runs; f, a = pickle.load(sys.stdin.buffer); said = getattr(test_runs, f)(*a); print('SAID', said, end='')"
+
+
+def elsewhere(function, *args):
+    "Call a function of this file in a process of its own; its number, and what the function returned. A forked child could not compute gradients."
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT/"tests"), str(ROOT/"tools"), *filter(None, [os.environ.get("PYTHONPATH")])])}
+    child = subprocess.Popen([sys.executable, "-c", ELSEWHERE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=env, cwd=ROOT)
+    said, _ = child.communicate(pickle.dumps((function, args)), timeout=100)
+    return child.pid, said.decode().partition("SAID ")[2]
+
+
+def killed_at_step_7(out): run(Does(lambda: os.kill(os.getpid(), signal.SIGKILL), at=7), out)
+
+
 def test_a_killed_run_leaves_an_old_lock(tmp_path, whole, capfd):
-    if (child := os.fork()) == 0:
-        try: run(Does(lambda: os.kill(os.getpid(), signal.SIGKILL), at=7), tmp_path)
-        finally: os._exit(1)
-    os.waitpid(child, 0)
+    child, _ = elsewhere("killed_at_step_7", tmp_path)
     assert (tmp_path/"run.lock").exists()
     assert equal(train(tmp_path), whole)
     assert f"run.lock: was left by process {child}, which is gone" in capfd.readouterr().out and not (tmp_path/"run.lock").exists()
@@ -361,16 +373,17 @@ def test_a_bad_line_does_not_end_the_log(tmp_path):
 # the folder
 
 def limited(out, size, **kwargs):
-    "Run in a child whose files may not get larger than `size` bytes; what it said."
-    read, write = os.pipe()
-    if (child := os.fork()) == 0:
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
-        try: train(out, **kwargs); said = "done"
-        except BaseException as e: said = f"{type(e).__name__} {e}"
-        os.write(write, said.encode()); os._exit(0)
-    os.waitpid(child, 0); os.close(write)
-    with os.fdopen(read) as f: return f.read()
+    "Run in a process whose files may not get larger than `size` bytes; what it said."
+    _, said = elsewhere("train_in_files_of", out, size, kwargs)
+    return said
+
+
+def train_in_files_of(out, size, kwargs):
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+    try: train(out, **kwargs)
+    except BaseException as e: return f"{type(e).__name__} {e}"
+    return "done"
 
 
 @pytest.mark.parametrize("size", [1500, 2500, 6000, 12000])
