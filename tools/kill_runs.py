@@ -95,8 +95,9 @@ def finish(child):
 
 def left_by(out):
     "All that a run leaves: tensors by name, bytes of other files, the log without its clocks; no counters."
-    found = {}
+    found, newest = {}, max((p.name for p in out.glob("resume/[0-9]*")), default="")
     for path in sorted(p for p in out.rglob("*") if p.is_file() and not p.name.startswith(".")):  # a dot: what was being written
+        if path.parent.parent.name == "resume" and path.parent.name != newest: continue           # killed before it was cleared away
         name = path.relative_to(out).as_posix()
         if name == "log.jsonl": found[name] = json.dumps([{k: v for k, v in row.items() if k not in CLOCKS} for row in read_log(path)])
         elif path.name == "optimizer.pt":
