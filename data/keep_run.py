@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from litevae_diffae.cli import load_model
-from litevae_diffae.experiment import row_key
+from litevae_diffae.experiments.records import row_key
 
 
 def main(row, results, out, work="runs"):

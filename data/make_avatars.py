@@ -2,7 +2,7 @@
 """Draw the faces of litevae_diffae/assets/avatars: `python data/make_avatars.py`, 5 to 10 minutes on one thread.
 
 Needs the extra [avatars]. The files in the repository were drawn by dicebear-core 10.7.0, dicebear-styles 10.6.0 and
-resvg-py 0.5.0; other versions may draw a few pixels differently. How a face is drawn is in nbs/01_data.ipynb.
+resvg-py 0.5.0; other versions may draw a few pixels differently. How a face is drawn is in nbs/052_data.ipynb.
 """
 import argparse, lzma
 from pathlib import Path

@@ -1,7 +1,7 @@
 """The networks of Diff-AE once more, written down plainly from the description of the official code: one module per layer,
 NCHW, float32, nothing fused or precomputed. Slow and simple, so that the package's networks can be compared with it in any configuration.
 
-`PlainDiffAE` of `litevae_diffae.bench_diffusion` is no substitute: as a rival in speed it shares the package's sinusoid, time MLP, resampling and
+`PlainDiffAE` of `litevae_diffae.bench.diffusion` is no substitute: as a rival in speed it shares the package's sinusoid, time MLP, resampling and
 configuration. Here nothing is shared and the settings are the official ones; baselines, strided resampling and the latent net are covered too."""
 import math
 

@@ -20,7 +20,7 @@ def model():
 
 
 def test_without_gradio_it_says_what_to_install(monkeypatch):
-    from litevae_diffae.app import need_gradio
+    from litevae_diffae.demo.app import need_gradio
     monkeypatch.setitem(sys.modules, "gradio", None)
     with pytest.raises(ImportError, match=r'app: this needs Gradio; pip install "litevae_diffae\[app\]"'): need_gradio()
 
@@ -35,7 +35,7 @@ def test_the_command_without_gradio_is_one_line(monkeypatch, capsys):
 
 def test_bad_input_is_a_note_on_the_page(model):
     gradio = pytest.importorskip("gradio", reason='no Gradio: pip install "litevae_diffae[app]"')
-    from litevae_diffae.app import Studio, edit, reconstruct, told
+    from litevae_diffae.demo.app import Studio, edit, reconstruct, told
     studio = Studio(model)
     with pytest.raises(gradio.Error, match="picture: choose or upload one first"): told(lambda: reconstruct(studio, None))()
     with pytest.raises(gradio.Error, match="strengths: expected"): told(lambda: edit(studio, studio.faces[0], 5, 0.1))()
@@ -65,7 +65,7 @@ def seen(model):
     pytest.importorskip("gradio", reason='no Gradio: pip install "litevae_diffae[app]"')
     sync_api = pytest.importorskip("playwright.sync_api", reason="no driver of browsers: pip install playwright")
     if not BROWSER: pytest.skip("no browser: apt-get install chromium")
-    from litevae_diffae.app import run_app
+    from litevae_diffae.demo.app import run_app
     app = run_app(model, port=None, block=False)
     with sync_api.sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=BROWSER, args=["--no-sandbox", "--disable-gpu"])

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 from litevae_diffae import DDIM, AttributeClassifier, AttributeClassifierConfig, DiffAE, KLVAE, LatentDDIM, LiteVAE
 from litevae_diffae.cli import main
-from litevae_diffae.models import preset_config
+from litevae_diffae.hub import preset_config
 
 
 @pytest.fixture(scope="module")
@@ -189,7 +189,7 @@ def test_twelve_bits_with_their_range(tmp_path, at, models):
 
 
 def test_evaluate_and_its_like_hold_one_image_at_a_time(tmp_path, at, models, monkeypatch):
-    import litevae_diffae.inputs as inputs
+    import litevae_diffae.commands.inputs as inputs
     for i in range(8): save(tmp_path/f"d/{i:02d}.png", i)
     alive, most, fit = [], [0], inputs.fit
 
@@ -200,7 +200,7 @@ def test_evaluate_and_its_like_hold_one_image_at_a_time(tmp_path, at, models, mo
         return x
 
     monkeypatch.setattr(inputs, "fit", watched)
-    monkeypatch.setattr("litevae_diffae.verbs.fit", watched)
+    monkeypatch.setattr("litevae_diffae.commands.verbs.fit", watched)
     for command in (("evaluate", "--data", "d"), ("encode", "d"), ("reconstruct", "d")):
         assert at(*command, "--model", models/"vae", "--out", command[0])[0] == 0
     assert len(alive) == 24 and most[0] <= 4
@@ -301,7 +301,7 @@ def test_an_evaluation_is_known_without_the_list(tmp_path, at, models):
 def test_infinity_is_null(tmp_path, at, models, monkeypatch):
     save(tmp_path/"d/x.png")
     monkeypatch.setattr("litevae_diffae.cli.rebuild", lambda model, x, **kw: x, raising=False)
-    monkeypatch.setattr("litevae_diffae.verbs.rebuild", lambda model, x, **kw: x)
+    monkeypatch.setattr("litevae_diffae.commands.verbs.rebuild", lambda model, x, **kw: x)
     assert at("evaluate", "--data", "d", "--model", models/"vae", "--out", "v")[0] == 0
     text = (tmp_path/"v/metrics.json").read_text()
     assert json.loads(text, parse_constant=pytest.fail)["psnr"] is None
@@ -500,7 +500,7 @@ def test_a_broken_pipe_does_not_end_the_work(tmp_path, models):
 @pytest.mark.parametrize("number,code", [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_who_stops_a_command_is_told_what_there_is(tmp_path, at, models, monkeypatch, number, code):
     for i in range(4): save(tmp_path/f"d/{i}.png", i)
-    import litevae_diffae.verbs as verbs
+    import litevae_diffae.commands.verbs as verbs
     real, calls = verbs.rebuild, []
 
     def rebuild(*args, **options):

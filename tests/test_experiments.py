@@ -2,7 +2,7 @@
 import json
 
 import pytest
-from litevae_diffae.experiment import find_experiments, read_results, run_experiment
+from litevae_diffae.experiments.records import find_experiments, read_results, run_experiment
 from litevae_diffae.litevae import experiments as litevae
 
 

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from litevae_diffae.files import FileError
-from litevae_diffae.outputs import (MANIFEST, Outputs, claim_json, few, is_inside, name_key, open_folder,
+from litevae_diffae.commands.outputs import (MANIFEST, Outputs, claim_json, few, is_inside, name_key, open_folder,
                                     plan_names, read_manifest, save_model)
 
 GREY = np.full((4, 4, 3), 100, np.uint8)

@@ -9,9 +9,9 @@ from conftest import ROOT
 
 from litevae_diffae import bench, experiment
 from litevae_diffae.cli import main
-from litevae_diffae.experiment import Experiment, Row, check_target, make_table, read_records, read_results, results_table, row_key, run_experiment, spread_of, write_results
+from litevae_diffae.experiments.records import Experiment, Row, check_target, make_table, read_records, read_results, results_table, row_key, run_experiment, spread_of, write_results
 from litevae_diffae.files import FileError, read_json, to_json
-from litevae_diffae.litevae.experiments import compare_rows, verdict
+from litevae_diffae.experiments.vae import compare_rows, verdict
 
 CALLS = []
 

@@ -86,7 +86,7 @@ def test_readme():
 
 
 def test_sidebar(tmp_path):
-    names = ["index", "00_core", "10_litevae.a", "50_bench", "90_showdoc", "tutorials/01_mine"]
+    names = ["index", "008_core", "10_litevae.a", "840_bench.vae", "900_showdoc", "tutorials/01_mine"]
     (tmp_path / "tutorials").mkdir()
     for name in names: (tmp_path / f"{name}.ipynb").write_text("{}")
     assert [section((tmp_path / f"{n}.ipynb").relative_to(tmp_path)) for n in names] == ["Start", "Shared", "LiteVAE", "Tools", "For contributors", "Tutorials"]

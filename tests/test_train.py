@@ -35,7 +35,7 @@ def everything(run):
     log = [{k: v for k,v in row.items() if k not in ("seconds", "images_per_second")} for row in read_log(run.out)]
     adam = [t for o in saved["optimizers"].values() for s in o["state"].values() for t in s.values()]
     rng = saved["rng"][0]
-    return [weights(run.task.nets), weights({k: run.best(k) for k in run.ema}), *adam, rng["torch"]], [log, rng["python"], rng["numpy"]]
+    return [weights(run.task.nets), weights({k: run.averaged(k) for k in run.ema}), *adam, rng["torch"]], [log, rng["python"], rng["numpy"]]
 
 
 @pytest.mark.parametrize("stop_at", [4, 6, 11])
@@ -133,7 +133,7 @@ def test_two_processes_equal_one_with_twice_the_batch(tmp_path):
         task = LiteVAETask(LiteVAE.from_preset("litevae-tiny", extractor_mult=(1,), decoder_channels=8), LossWeights(lpips=0.))
         images = lambda **kwargs: (Batch(x.clamp(-1, 1), None, torch.arange(len(x))) for x in data(**kwargs))
         Trainer(task, images, TrainConfig(steps=2, batch_size=2, precision="fp32"), device="cpu").fit()   # posterior samples differ between the processes
-        torch.save([weights(run.task.nets), weights({k: run.best(k) for k in run.ema}), weights(task.nets), run.images, run.acc.num_processes], f"rank{run.acc.process_index}.pt")
+        torch.save([weights(run.task.nets), weights({k: run.averaged(k) for k in run.ema}), weights(task.nets), run.images, run.acc.num_processes], f"rank{run.acc.process_index}.pt")
     '''
     script(tmp_path, code, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
     a, b = (torch.load(tmp_path/f"rank{r}.pt") for r in (0, 1))

@@ -10,7 +10,7 @@ from pathlib import Path
 import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
-DECADES = {0: "Shared", 1: "LiteVAE", 2: "Diffusion", 3: "Diff-AE", 4: "Tools", 5: "Tools", 9: "For contributors"}
+DECADES = {0: "Shared", 1: "LiteVAE", 2: "Diffusion", 3: "Diff-AE", 4: "Latent diffusion", 5: "Rivals", 6: "Experiments", 7: "Options and ablations", 8: "Tools", 9: "For contributors"}
 FOLDERS = {"tutorials": "Tutorials", "experiments": "Experiments"}
 
 
@@ -23,7 +23,7 @@ def section(path):
 def sidebar(nbs):
     "The text of sidebar.yml for the notebooks below `nbs`."
     found = sorted(p.relative_to(nbs) for p in nbs.rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
-    order = dict.fromkeys(["Start", *(DECADES[k] for k in range(6)), *FOLDERS.values(), DECADES[9]])
+    order = dict.fromkeys(["Start", *(DECADES[k] for k in range(9)), *FOLDERS.values(), DECADES[9]])
     contents = [{"section": name, "contents": [p.as_posix() for p in found if section(p) == name]} for name in order]
     return yaml.safe_dump({"website": {"sidebar": {"contents": [c for c in contents if c["contents"]]}}}, sort_keys=False)
 

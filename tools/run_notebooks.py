@@ -2,7 +2,7 @@
 """Run notebooks at full length and store their outputs: the way the committed outputs are made.
 
     python tools/run_notebooks.py                                   # all of them
-    python tools/run_notebooks.py 02_viz nbs/10_litevae.wavelets.ipynb
+    python tools/run_notebooks.py 024_viz nbs/100_litevae.wavelets.ipynb
 
 Cells that nbdev would not test (`#| eval: false` and the flags of settings.ini) stay unrun and without output. Every notebook has a process
 of its own; one that fails is left as it was.
@@ -79,7 +79,7 @@ def run_one(path):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("notebooks", nargs="*", help="paths or names such as 02_viz; default: all")
+    parser.add_argument("notebooks", nargs="*", help="paths or names such as 024_viz; default: all")
     parser.add_argument("--here", action="store_true", help="run in this process (used for one notebook)")
     args = parser.parse_args()
     every = [p for p in sorted((ROOT / "nbs").rglob("*.ipynb")) if ".ipynb_checkpoints" not in p.parts]
