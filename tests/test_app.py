@@ -45,7 +45,8 @@ def test_bad_input_is_a_note_on_the_page(model):
 def test_the_command_opens_the_page_and_a_taken_port_is_one_line(monkeypatch, capsys):
     pytest.importorskip("gradio", reason='no Gradio: pip install "litevae_diffae[app]"')
     import urllib.request
-    from litevae_diffae import app, cli
+    from litevae_diffae import cli
+    from litevae_diffae.demo import app
     opened, run_app = [], app.run_app
     monkeypatch.setattr(app, "run_app", lambda *args, **kwargs: opened.append(run_app(*args, **{**kwargs, "port": None, "block": False})))
     cli.main(["app", "--device", "cpu"])

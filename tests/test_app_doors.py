@@ -14,7 +14,8 @@ import torch
 from PIL import Image
 from test_official import peak
 
-from litevae_diffae import app, cli
+from litevae_diffae import cli
+from litevae_diffae.demo import app
 from litevae_diffae.demo.app import MAX_PIXELS, Studio, edit, interpolate, reconstruct, sample, steps_near
 from litevae_diffae.data import Crops, ImageFolder
 from litevae_diffae.diffae.model import DiffAE

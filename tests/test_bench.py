@@ -1,6 +1,6 @@
 "What the chapter on timing leaves to slower tests: diffusers as a rival, and processes that fail."
 import pytest
-from litevae_diffae import bench
+from litevae_diffae.bench import vae as bench
 
 
 def test_diffusers_encoder_is_the_baseline():

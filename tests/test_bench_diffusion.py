@@ -1,7 +1,7 @@
 "What the chapter on the fast paths leaves out because it would take full sizes: its parts, run by the command."
 import json
 
-from litevae_diffae import bench
+from litevae_diffae.bench import vae as bench
 
 
 def test_parts_run(monkeypatch, tmp_path):

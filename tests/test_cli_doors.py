@@ -532,7 +532,7 @@ def test_debug_shows_where_it_came_from(tmp_path, at):
 # results of experiments
 
 def test_foreign_files_beside_results(tmp_path, monkeypatch):
-    from litevae_diffae import experiment
+    from litevae_diffae.experiments import records as experiment
     from litevae_diffae.files import FileError
     row = experiment.Row("a row", {"n": 1}, lambda config, seed, folder: {"error": 0.5})
     table = experiment.Experiment("Does it?", "so", lambda scale: [row])

@@ -3,7 +3,7 @@ import json
 
 import pytest
 from litevae_diffae.experiments.records import find_experiments, read_results, run_experiment
-from litevae_diffae.litevae import experiments as litevae
+from litevae_diffae.experiments import vae as litevae
 
 
 @pytest.fixture(scope="module")

@@ -422,7 +422,7 @@ def report(results:dict, # of `run_bench`
 def later(name:str)->Callable: # of a part
     "A part that another chapter defines."
     def part(seconds:float|None=None):
-        from litevae_diffae import bench_diffusion
+        from litevae_diffae.bench import diffusion as bench_diffusion
         return getattr(bench_diffusion, f"bench_{name}")(seconds)
     return part
 
