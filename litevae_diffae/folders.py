@@ -13,10 +13,11 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 import numpy as np
-from .attributes import EXTENSIONS, AttributeTable
+from .attributes import AttributeTable
 from .images import check_image
 from .pixels import check_value_range
 from .sources import Source, attributes_of, check_crop, cut_crop, some_skipped
+from .tables import EXTENSIONS
 
 # %% ../nbs/044_folders.ipynb #b60c9e37
 def _is_result(dirs, names):
