@@ -22,7 +22,7 @@ from .formats import (HFSource, LMDBSource, TorchvisionSource, is_saved_hf,
                                     refuse_stream)
 from .photos import load_photos, photo_credits
 from .pixels import check_value_range, to_array, to_tensor
-from .sources import ArraySource, Source, as_source
+from .sources import ArraySource, Source
 
 # %% ../nbs/052_data.ipynb #2e61c0b9
 _all_ = ["AVATAR_NAMES", "ArraySource", "Batch", "Crops", "HFSource", "ImageFolder", "LMDBSource",

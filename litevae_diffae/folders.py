@@ -5,14 +5,13 @@
 # %% auto #0
 __all__ = ['as_table', 'check_folder', 'ImageFolder']
 
-# %% ../nbs/044_folders.ipynb #6e192e56
+# %% ../nbs/044_folders.ipynb #50332ae2
 import hashlib
 import os
 import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-import numpy as np
 from .attributes import AttributeTable
 from .images import check_image
 from .pixels import check_value_range

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LMDBSource', 'is_saved_hf', 'refuse_stream', 'HFSource', 'TorchvisionSource']
 
-# %% ../nbs/046_formats.ipynb #e1d034ab
+# %% ../nbs/046_formats.ipynb #4a6fd226
 import json
 import os
 import re
@@ -14,7 +14,6 @@ from functools import lru_cache
 from pathlib import Path
 import numpy as np
 import torch
-from PIL import Image
 from .attributes import AttributeTable
 from .folders import as_table
 from .pixels import ImageError, check_value_range

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['BROKEN', 'LARGE', 'PIL_LOCK', 'TURNS', 'ImageError', 'ImageMisfit', 'image_errors', 'check_size', 'one_at_a_time',
-           'orientation_of', 'upright', 'over_white', 'to_array', 'pil_name', 'to_tensor', 'Wanted',
+           'orientation_of', 'upright', 'over_white', 'pil_name', 'to_array', 'to_tensor', 'Wanted',
            'check_value_range', 'scale_pixels', 'fit_channels', 'pick_channels', 'as_wanted', 'from_array']
 
 # %% ../nbs/028_pixels.ipynb #7d20f9c8
@@ -136,16 +136,6 @@ def _as_hwc(image):
     if image.ndim == 3 and image.shape[2] in channels: return image
     raise ValueError(f"image: expected 1, 3 or 4 channels, got shape {image.shape}")
 
-# %% ../nbs/028_pixels.ipynb #7111c9c9
-def to_array(image:Image.Image|np.ndarray|torch.Tensor, # array (H, W[, C]) or tensor (C, H, W)
-             value_range:tuple|None=None, # (black, white) of floating-point pixels
-            )->np.ndarray: # (H, W, 3) uint8
-    "Any image as 8-bit RGB; `ValueError` where its range is unknown."
-    if isinstance(image, Image.Image): return _pil_to_array(image)
-    image = _to_uint8(_as_hwc(image), value_range)
-    if image.shape[2] == 4: return _pil_to_array(Image.fromarray(image))
-    return np.ascontiguousarray(np.broadcast_to(image, (*image.shape[:2], 3)))
-
 # %% ../nbs/028_pixels.ipynb #2912c129
 def pil_name(image:Image.Image)->str: # opened or made -> its file's name, or "image"
     "A name for messages."
@@ -160,6 +150,16 @@ def _pil_to_array(image):
             raise ValueError(f"{what}: save it with 8 or 16 bits")
         if not image.mode.startswith("I"): return np.array(over_white(image))
         return to_array(np.clip(np.asarray(image), 0, 65535).astype(np.uint16))
+
+# %% ../nbs/028_pixels.ipynb #7111c9c9
+def to_array(image:Image.Image|np.ndarray|torch.Tensor, # array (H, W[, C]) or tensor (C, H, W)
+             value_range:tuple|None=None, # (black, white) of floating-point pixels
+            )->np.ndarray: # (H, W, 3) uint8
+    "Any image as 8-bit RGB; `ValueError` where its range is unknown."
+    if isinstance(image, Image.Image): return _pil_to_array(image)
+    image = _to_uint8(_as_hwc(image), value_range)
+    if image.shape[2] == 4: return _pil_to_array(Image.fromarray(image))
+    return np.ascontiguousarray(np.broadcast_to(image, (*image.shape[:2], 3)))
 
 # %% ../nbs/028_pixels.ipynb #82b4b6eb
 def to_tensor(image:np.ndarray, # (H, W, C) or (B, H, W, C): uint8, or float in [-1, 1]

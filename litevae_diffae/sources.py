@@ -6,7 +6,7 @@
 __all__ = ['D2C_CROP', 'check_crop', 'cut_crop', 'import_extra', 'some_skipped', 'Source', 'is_float', 'attributes_of',
            'ArraySource', 'as_source']
 
-# %% ../nbs/038_sources.ipynb #14bdbc66
+# %% ../nbs/038_sources.ipynb #329996a2
 import copy
 import errno
 import importlib
@@ -14,7 +14,7 @@ import os
 import threading
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 import numpy as np
 import torch
