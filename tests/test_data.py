@@ -6,7 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from litevae_diffae.data import AVATAR_NAMES, Crops, ImageFolder, batches, draw_face, load_avatars, load_photos, photo_credits
+from litevae_diffae.avatars import AVATAR_NAMES, draw_face, load_avatars
+from litevae_diffae.crops import Crops, batches
+from litevae_diffae.folders import ImageFolder
+from litevae_diffae.photos import load_photos, photo_credits
 
 ROOT = Path(__file__).resolve().parents[1]
 ASSETS = ROOT / "litevae_diffae" / "assets"
@@ -48,7 +51,7 @@ def test_no_network(monkeypatch):
 
 def test_same_faces_in_another_process():
     "Seeds are texts: faces depend neither on the process nor on hash randomisation."
-    code = "from litevae_diffae.data import draw_face; print([draw_face(f'x-{i}') for i in range(50)])"
+    code = "from litevae_diffae.avatars import draw_face; print([draw_face(f'x-{i}') for i in range(50)])"
     out = subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONHASHSEED": "1"}, capture_output=True, text=True, check=True).stdout
     assert out.strip() == str([draw_face(f"x-{i}") for i in range(50)])
 

@@ -12,10 +12,13 @@ import tifffile
 import torch
 from PIL import Image
 
-from litevae_diffae import data as data_module
-from litevae_diffae.data import Crops, ImageFolder, Source, batches, hold_out, one_pass, open_source
+from litevae_diffae import sources
+from litevae_diffae.crops import Crops, batches, one_pass
+from litevae_diffae.data import hold_out, open_source
+from litevae_diffae.folders import ImageFolder
 from litevae_diffae.images import check_image, read_image, read_pixels
 from litevae_diffae.pixels import ImageError, ImageMisfit, to_array, to_tensor
+from litevae_diffae.sources import Source
 
 RNG = np.random.default_rng(0)
 RGB = RNG.integers(0, 256, (13, 17, 3), dtype=np.uint8)
@@ -369,7 +372,7 @@ class Flaky(Source):
     def __len__(self): return self.n
     def tell(self, text): self.said.append(text)
 
-    def _read(self, i, min_side):
+    def _decode(self, i, min_side):
         if i == 3 and self.times > 0:
             self.times -= 1
             raise self.error
@@ -377,7 +380,7 @@ class Flaky(Source):
 
 
 @pytest.fixture(autouse=True)
-def quick(monkeypatch): monkeypatch.setattr(data_module, "_WAITS", (0.001, 0.001, 0.001))
+def quick(monkeypatch): monkeypatch.setattr(sources, "_WAITS", (0.001, 0.001, 0.001))
 
 
 @pytest.mark.parametrize("code", [errno.EIO, errno.ESTALE, errno.ETIMEDOUT])

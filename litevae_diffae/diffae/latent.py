@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from ..caches import checksum
 from ..core import Pretrained, check_counts, check_generator, check_limits, check_positive, check_tensor, check_types, check_values, seed_everything, shown
-from ..data import _Order
+from ..crops import Order
 from .codes import Codes, cache_codes, code_stats, is_cache, load_codes
 from .model import DiffAE
 from ..diffusion.dpm_solver import pick_sampler
@@ -155,7 +155,7 @@ def code_batches(z:Tensor, # (N, D) normalised codes
                  start:int=0, # number of the first batch
                  n_workers:int=0): # not used -> endless iterator of (B, D)
     "Batches in a fresh order every epoch; number k depends on `seed` and k alone, so that a continued run sees what it would have seen."
-    order = _Order(len(z), seed)
+    order = Order(len(z), seed)
     return (z[[order[p] for p in range(k*batch_size, (k+1)*batch_size)]] for k in count(start))
 
 # %% ../../nbs/310_diffae.latent.ipynb #3c73158d

@@ -109,7 +109,7 @@ def whole_pictures(model:Autoencoder, # in eval mode
                    n:int=100, # at most so many
                   )->dict: # psnr@whole, ssim@whole, lpips@whole, and the same @bicubic8
     "Whole held-out pictures, as `litevae-diffae demo` measures them, beside shrinking eight times and enlarging."
-    images = [to_tensor(source.load(i)[0]) for i in range(min(n, len(source)))]
+    images = [to_tensor(source.read_or_next(i)[0]) for i in range(min(n, len(source)))]
     found = evaluate_reconstruction(lambda x: model(x.to(model.device)).sample.float().cpu(), images)
     return {f"{k}@{name}": r[k] for name,r in (("whole", found), ("bicubic8", found["baselines"]["bicubic8"])) for k in ("psnr", "ssim", "lpips")}
 

@@ -260,7 +260,7 @@ def collection_batches(data, # whatever `open_source` takes
                       ): # iterator over (B, C, size, size) tensors in [-1, 1]
     "The middle squares of the images of a collection."
     source = open_source(data, value_range=value_range, in_channels=in_channels)
-    size = min(size, *source.load(0, size)[0].shape[:2])
+    size = min(size, *source.read_or_next(0, size)[0].shape[:2])
     crops = Crops(source, size, train=False, in_channels=in_channels)
     return (batch.image for batch in one_pass(crops, batch_size))
 
