@@ -6,14 +6,13 @@ import json
 import os
 import sys
 import tempfile
+from importlib import import_module
 from pathlib import Path
 
-import matplotlib.pyplot  # noqa: F401, imported for the children
-import torch
-import torch._dynamo  # noqa: F401, the first optimizer would import it in each child anew
-import torchvision  # noqa: F401
 from nbdev.config import get_config
 from nbdev.test import test_nb
+
+SHARED = ("matplotlib.pyplot", "torch", "torch._dynamo", "torchvision")  # the first optimizer would import _dynamo in each child anew
 
 
 def run(path, out):
@@ -30,9 +29,9 @@ def run(path, out):
 
 
 def main():
-    assert torch.get_num_threads() >= 1
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # what imports print is no answer
+    for name in SHARED: import_module(name)
     for line in sys.stdin:
         with tempfile.TemporaryFile() as out:
             child = os.fork()
