@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from litevae_diffae.cli import load_model
+from litevae_diffae import load
 from litevae_diffae.experiments.records import row_key
 
 
@@ -20,7 +20,7 @@ def main(row, results, out, work="runs"):
     found = json.loads(Path(results).read_text())
     config = next(r["config"] for r in found["rows"] if r["name"] == row)
     key = row_key(config, 0)
-    load_model(str(Path(work) / key / "model"), device="cpu").save_pretrained(out, dtype=torch.float16)
+    load(str(Path(work) / key / "model")).save_pretrained(out, dtype=torch.float16)
     record = found["records"][key] | {"command": f"litevae-diffae experiment {found['experiment']}", "data": f"{config.get('data', 'avatars')} (train)"}
     (Path(out) / "recipe.json").write_text(json.dumps(record, indent=1) + "\n")
     print(f"{row}, seed 0 ({key}): {out}")

@@ -300,8 +300,7 @@ def test_an_evaluation_is_known_without_the_list(tmp_path, at, models):
 
 def test_infinity_is_null(tmp_path, at, models, monkeypatch):
     save(tmp_path/"d/x.png")
-    monkeypatch.setattr("litevae_diffae.cli.rebuild", lambda model, x, **kw: x, raising=False)
-    monkeypatch.setattr("litevae_diffae.commands.verbs.rebuild", lambda model, x, **kw: x)
+    monkeypatch.setattr("litevae_diffae.commands.imaging.rebuild", lambda model, x, **kw: x)
     assert at("evaluate", "--data", "d", "--model", models/"vae", "--out", "v")[0] == 0
     text = (tmp_path/"v/metrics.json").read_text()
     assert json.loads(text, parse_constant=pytest.fail)["psnr"] is None

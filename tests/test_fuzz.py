@@ -217,8 +217,9 @@ def line_folder(tmp_path_factory, monkeypatch):
     (root / "mine").mkdir()
     for i in range(2): Image.fromarray(np.full((16, 16, 3), 90 * i, np.uint8)).save(root / "mine" / f"{i}.png")
     monkeypatch.chdir(root)
-    from litevae_diffae import cli
-    monkeypatch.setattr(cli, "load_model", lru_cache(None)(cli.load_model))      # a name is looked up once
+    from litevae_diffae.commands import imaging, training
+    once = lru_cache(None)(imaging.load_model)                                   # a name is looked up once
+    for module in (imaging, training): monkeypatch.setattr(module, "load_model", once)
     return root
 
 
