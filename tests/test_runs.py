@@ -130,9 +130,8 @@ def test_no_damaged_byte_is_continued(half):
 
 def test_the_newest_whole_checkpoint_is_taken(tmp_path, whole, monkeypatch, capsys):
     "Killed between a checkpoint and the deletion of the one before; then the disk loses the newer one."
-    from litevae_diffae import train as module
     with monkeypatch.context() as m:
-        m.setattr(module, "clear_resume", lambda *args, **kwargs: [])
+        m.setattr(resume, "clear_resume", lambda *args, **kwargs: [])
         with pytest.raises(OSError): run(Does(lambda: (_ for _ in ()).throw(OSError("power cut")), at=8), tmp_path)
     old, new = sorted((tmp_path/"resume").iterdir())
     assert (old.name, new.name) == ("00000003", "00000006")
@@ -628,9 +627,9 @@ def test_several_processes_form_one_run(tmp_path):
                 return super().train_step(batch, step)
         Trainer(Second(), data, config.with_changes(steps=1), "held", progress=False).fit()
         assert rank or "a run is going on here" in held[0]
-        import litevae_diffae.train as train
+        import litevae_diffae.resume as resume
         def full(*args): raise OSError(28, "No space left on device")
-        train.save_file = full
+        resume.save_file = full
         try: Trainer(Toy(), data, config, "full", progress=False).fit()
         except ValueError as e: said = str(e)
         torch.save([weights(whole.task.nets), weights(cut.task.nets), whole.images, said], f"rank{rank}.pt")
