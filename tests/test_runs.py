@@ -27,7 +27,9 @@ from litevae_diffae.litevae.distill import distill_decoder
 from litevae_diffae.litevae.losses import LossWeights
 from litevae_diffae.litevae.model import LiteVAE
 from litevae_diffae.litevae.train import train_litevae
-from litevae_diffae.train import TrainConfig, Trainer, newest_checkpoint, read_log
+from litevae_diffae.checkpoint import newest_checkpoint, read_log
+from litevae_diffae.optim import TrainConfig
+from litevae_diffae.train import Trainer
 from test_train import CONFIG, everything, script, train
 from torch import nn
 from toy_run import Toy, data
@@ -663,7 +665,8 @@ def test_the_codes_of_several_processes_are_those_of_one(tmp_path):
 def test_one_process_dies_and_none_waits(tmp_path):
     (tmp_path/"script.py").write_text((ROOT/"tests"/"toy_run.py").read_text() + textwrap.dedent('''
         import os, signal
-        from litevae_diffae.train import TrainConfig, Trainer
+        from litevae_diffae.optim import TrainConfig
+        from litevae_diffae.train import Trainer
         class Dies(Toy):
             def train_step(self, batch, step):
                 if step == 3 and os.environ["RANK"] == "1": os.kill(os.getpid(), signal.SIGKILL)

@@ -16,7 +16,9 @@ import os, signal, sys
 from pathlib import Path
 import litevae_diffae.resume as resume
 import litevae_diffae.train as train
-from litevae_diffae.train import TrainConfig, Trainer, newest_checkpoint
+from litevae_diffae.checkpoint import newest_checkpoint
+from litevae_diffae.optim import TrainConfig
+from litevae_diffae.train import Trainer
 """
 CONFIG = TrainConfig(steps=12, batch_size=4, lr=1e-2, warmup=3, schedule="cosine", precision="fp32", log_every=4, save_every=3)
 
