@@ -67,7 +67,7 @@ def alexnet_features(x:Tensor|Iterable[Tensor], # (N, C, H, W), or (C, H, W) eac
 def frechet_distance(feats_a:Tensor, # (N, D)
                      feats_b:Tensor, # (M, D)
                     )->float: # squared distance, as FID reports it
-    "Squared Fréchet distance between the fitted Gaussians (Heusel et al. 2017, eq. 6), in float64."
+    "Squared Fréchet distance of the fitted Gaussians (Heusel et al. 2017, eq. 6), in float64."
     check_features(feats_a, feats_b)
     a, b = (f.detach().cpu().double() for f in (feats_a, feats_b))
     cov_a, cov_b = (f.T.cov().reshape(f.shape[1], -1) for f in (a, b))
@@ -98,7 +98,7 @@ class KernelDistance(NamedTuple):
 def kernel_distance(feats_a:Tensor, # (N, D)
                     feats_b:Tensor, # (M, D)
                     n_subsets:int=100, # random subsets
-                    subset_size:int=1000, # images of each set in a subset, at most as many as it has
+                    subset_size:int=1000, # images of each set in a subset; all, if it has fewer
                     seed:int=0, # decides the subsets
                    )->KernelDistance: # mean and standard deviation over the subsets
     "Unbiased kernel distance over random subsets (Bińkowski et al. 2018), in float64."
@@ -190,7 +190,7 @@ def _inception(feature, weights_path):
     "TorchMetrics' FID; `RuntimeError` with the way out where it can't be had."
     from torchmetrics.image.fid import FrechetInceptionDistance
     try:
-        return FrechetInceptionDistance(feature=feature, feature_extractor_weights_path=weights_path)
+        return FrechetInceptionDistance(feature, feature_extractor_weights_path=weights_path)
     except ModuleNotFoundError as e:
         raise RuntimeError("rfid: the package torch-fidelity is missing: "
                            "pip install torch-fidelity") from e
@@ -212,7 +212,7 @@ def rfid(real:Tensor|Iterable[Tensor], # (N, C, H, W), or (C, H, W) each, one si
          feature:int|nn.Module=2048, # Inception's layer, or a module that takes uint8 images
          weights_path:str|None=None, # Inception's weights, if they are on disk already
         )->SetDistance: # value and protocol
-    "Fréchet Inception distance (Heusel et al. 2017) of images and reconstructions, by TorchMetrics."
+    "FID (Heusel et al. 2017) of images and their reconstructions, by TorchMetrics."
     fid, counts = _inception(feature, weights_path), []
     for images, is_real, name in ((real, True, "real"), (reconstructed, False, "reconstructed")):
         n = 0

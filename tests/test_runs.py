@@ -31,7 +31,6 @@ from litevae_diffae.checkpoint import newest_checkpoint, read_log
 from litevae_diffae.optim import TrainConfig
 from litevae_diffae.train import Trainer
 from test_train import CONFIG, everything, script, train
-from torch import nn
 from toy_run import Toy, data
 
 PROCESSES = os.environ.get("PROCESSES", "2")  # PROCESSES=4 pytest tests/test_runs.py: with four
@@ -569,16 +568,6 @@ def test_images_that_were_dropped_are_counted(tmp_path, capsys):
     Trainer(Does(again), data, CONFIG, tmp_path, device="cpu", progress=False, source=source).fit()
     assert [(r.get("images_dropped"), r.get("images_retried")) for r in read_log(tmp_path)] == [(None, None), (2, 3), (2, 3)]
     assert capsys.readouterr().out == "images: 2 could not be read and were replaced by others, 3 were read at a second try: a.jpg (is cut short), b.jpg (is gone)\n"
-
-
-def test_compiled_networks_are_saved_under_their_own_names(tmp_path, monkeypatch):
-    compile = nn.Module.compile
-    monkeypatch.setattr(nn.Module, "compile", lambda self: compile(self, backend="eager"))
-    run(Toy(dropout=0.), tmp_path/"a", CONFIG.with_changes(compile=True, steps=3))
-    state = torch.load(newest_checkpoint(tmp_path/"a")/"optimizer.pt", weights_only=True)
-    names = [*checkpoint.read_tensor_header(newest_checkpoint(tmp_path/"a")/"model.safetensors"), *state["optimizers"]]
-    assert names and not any("_orig_mod" in n for n in names)
-    assert run(Toy(dropout=0.), tmp_path/"a", CONFIG.with_changes(steps=3)).step == 3     # and continued without it
 
 
 def test_a_line_that_the_terminal_cannot_show(monkeypatch):
