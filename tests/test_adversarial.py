@@ -120,7 +120,8 @@ def test_two_processes_stay_alike(tmp_path):
         from litevae_diffae.litevae.discriminator import UNetDiscriminator
         from litevae_diffae.litevae.losses import LossWeights
         from litevae_diffae.litevae.model import LiteVAE
-        from litevae_diffae.train import TrainConfig, Trainer
+        from litevae_diffae.optim import TrainConfig
+        from litevae_diffae.train import Trainer
         flat = lambda net: torch.cat([p.detach().flatten() for p in net.parameters()])
         def images(batch_size, seed=0, start=0, n_workers=0):
             for k in range(start, 100): yield Batch(torch.rand(batch_size, 3, 32, 32, generator=torch.Generator().manual_seed(k))*2 - 1, None, torch.arange(batch_size))

@@ -1,12 +1,19 @@
 """A compiler, an exporter and `torch.func` see every network as one graph of plain operations, and compute what eager mode computes."""
+import kill_runs
 import pytest
 import torch
 from litevae_diffae import DDIM, DiffAE, KLVAE, LiteVAE
+from litevae_diffae.checkpoint import newest_checkpoint, read_log
+from litevae_diffae.files import read_tensors
 from litevae_diffae.layers import group_norm_silu
 from litevae_diffae.litevae.smc import SMCResBlock
 from litevae_diffae.litevae.wavelets import dwt2, idwt2, wavedec2, waverec2
+from litevae_diffae.monitor import TrainingStopped
+from litevae_diffae.optim import TrainConfig
+from litevae_diffae.train import Trainer
 from torch.export import Dim, export
 from torch.func import functional_call, grad, hessian, jacrev, vmap
+from toy_run import Toy, data
 
 small = dict(extractor_channels=8, extractor_mult=(1,), aggregator_channels=8, aggregator_mult=(1,), n_res_blocks=1, z_channels=4,
              decoder_channels=8, decoder_mult=(1, 1, 2, 2), decoder_res_blocks=1)
@@ -265,3 +272,70 @@ def test_jacobian_of_group_norm(layout):
 def test_a_trace_of_the_encoder_takes_other_batches():
     net, (x,) = encoder()
     torch.testing.assert_close(torch.jit.trace(net, (x,))(image(5)), net(image(5)), rtol=1e-4, atol=1e-5)
+
+
+# the Trainer
+
+def train(name, out, monkeypatch, steps, compile):
+    "A small run of a model; its last checkpoint."
+    changes = dict(steps=steps, compile=compile, save_every=0, log_every=1)
+    monkeypatch.setattr(kill_runs, "CONFIG", kill_runs.CONFIG.with_changes(**changes))
+    monkeypatch.setattr(kill_runs, "tiny_diffae", tiny_diffae)
+    kill_runs.KINDS[name](out)
+    return newest_checkpoint(out)
+
+
+def tiny_diffae():
+    "Without dropout, for which a compiled network on a CPU draws other random numbers."
+    torch.manual_seed(0)
+    return DiffAE.from_preset("diffae-tiny", image_size=16, z_dim=16, channel_mult=(1,), enc_channel_mult=(1, 1), attention_resolutions=(), dropout=0.)
+
+
+def files_of(folder): return {p.name: read_tensors(p) for p in sorted(folder.glob("*.safetensors"))}
+
+
+@pytest.fixture
+def one_graph(monkeypatch):
+    "The compiler that only traces: what it computes differs by rounding at most, and it is quick."
+    compile = torch.nn.Module.compile
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self: compile(self, backend="eager"))
+
+
+@pytest.mark.parametrize("name", ["litevae", "diffae"])
+def test_compiled_runs_go_on_without_it_and_plain_ones_with_it(name, tmp_path, monkeypatch, one_graph):
+    plain = files_of(train(name, tmp_path/"plain", monkeypatch, 4, False))
+    runs = {"compiled": (True, True), "goes on plain": (True, False), "goes on compiled": (False, True)}
+    for title, compiled in runs.items():
+        torch._dynamo.reset()
+        for steps, compile in zip((2, 4), compiled): folder = train(name, tmp_path/title, monkeypatch, steps, compile)
+        found = files_of(folder)
+        assert folder.name == "00000004" and found.keys() == plain.keys() == {"model.safetensors", "model_ema.safetensors"}
+        for file, tensors in found.items():
+            assert tensors.keys() == plain[file].keys() and not any("_orig_mod" in k for k in tensors)
+            ours, theirs = (torch.cat([v.flatten().float() for v in t.values()]) for t in (tensors, plain[file]))
+            assert (ours - theirs).norm() <= 1e-3*theirs.norm()
+        rows = [[r["loss" if "loss" in r else "l1"] for r in read_log(tmp_path/t)] for t in ("plain", title)]
+        assert rows[1] == pytest.approx(rows[0], rel=1e-3)
+
+
+def toy(out, task=None, **changes):
+    config = TrainConfig(steps=3, batch_size=4, lr=1e-2, precision="fp32", save_every=1, compile=True)
+    return Trainer(task or Toy(dropout=0.), data, config.with_changes(**changes), out, device="cpu", progress=False).fit()
+
+
+def test_a_run_by_the_real_compiler(tmp_path):
+    "Networks are bare again afterwards, and what they learned is what they learn without it."
+    run, plain = toy(tmp_path/"a"), toy(None, compile=False)
+    for k, net in run.task.nets.items():
+        assert net._compiled_call_impl is None and "forward" not in net.__dict__
+        for a, b in zip(net.parameters(), plain.task.nets[k].parameters()): torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4)
+    state = torch.load(newest_checkpoint(tmp_path/"a")/"optimizer.pt", weights_only=True)
+    assert set(state["optimizers"]) == {"model", "head"} and toy(tmp_path/"a", compile=False).step == 3
+
+
+def test_a_compiled_module_that_makes_a_nan_is_named(tmp_path, one_graph):
+    class Bad(Toy):
+        def train_step(self, batch, step):
+            if step == 2: torch.nn.init.constant_(self.nets["model"].norm.weight, float("nan"))
+            return super().train_step(batch, step)
+    with pytest.raises(TrainingStopped, match=r"step 2: loss term 'rec' is nan; it came out of module 'model.norm' \(GroupNorm\)"): toy(tmp_path, Bad(dropout=0.))

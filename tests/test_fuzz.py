@@ -169,7 +169,8 @@ def test_checkpoints(checkpoints, tmp_path_factory, data):
 def run_folder(tmp_path_factory):
     "A toy run of three steps with a checkpoint."
     import toy_run
-    from litevae_diffae.train import TrainConfig, Trainer
+    from litevae_diffae.optim import TrainConfig
+    from litevae_diffae.train import Trainer
     out = tmp_path_factory.mktemp("runs") / "run"
     config = TrainConfig(steps=3, batch_size=2, save_every=1, log_every=1)
     Trainer(toy_run.Toy(), toy_run.data, config, out, "cpu", progress=False).fit()

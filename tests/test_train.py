@@ -5,14 +5,20 @@ import pytest
 import torch
 from torch import nn
 from toy_run import Toy, data, weights
-from litevae_diffae.train import EMA, TrainConfig, Trainer, TrainingStopped, ema_decay, newest_checkpoint, read_log
+from litevae_diffae.checkpoint import newest_checkpoint, read_log
+from litevae_diffae.monitor import TrainingStopped
+from litevae_diffae.optim import EMA, TrainConfig, ema_decay
+from litevae_diffae.train import Trainer
 
 # The toy's lines stand before those of the scripts too, which are processes of their own.
 TOY = Path(__file__).with_name("toy_run.py").read_text() + """
 import os, signal, sys
 from pathlib import Path
+import litevae_diffae.resume as resume
 import litevae_diffae.train as train
-from litevae_diffae.train import TrainConfig, Trainer, newest_checkpoint
+from litevae_diffae.checkpoint import newest_checkpoint
+from litevae_diffae.optim import TrainConfig
+from litevae_diffae.train import Trainer
 """
 CONFIG = TrainConfig(steps=12, batch_size=4, lr=1e-2, warmup=3, schedule="cosine", precision="fp32", log_every=4, save_every=3)
 
@@ -80,7 +86,7 @@ def test_kill_9_during_a_checkpoint(tmp_path):
         def weights_file(*args): real(*args); die()
         def half_file(state, path): open(path, "wb").write(b"PK half"); die()
         def after(*args): real(*args); die()
-        points = dict(weights=(train, "save_file", weights_file, 2), optimizer=(torch, "save", half_file, 2), before=(os, "replace", die, 2), after=(os, "replace", after, 4))
+        points = dict(weights=(resume, "save_file", weights_file, 2), optimizer=(torch, "save", half_file, 2), before=(os, "replace", die, 2), after=(os, "replace", after, 4))
         for name,(where, attribute, trap, survivor) in points.items():
             if (child := os.fork()) == 0:
                 real, hook = getattr(where, attribute), train.Trainer.save

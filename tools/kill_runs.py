@@ -28,7 +28,8 @@ from litevae_diffae.litevae.discriminator import DiscriminatorConfig
 from litevae_diffae.litevae.losses import LossWeights
 from litevae_diffae.litevae.model import LiteVAE
 from litevae_diffae.litevae.train import train_litevae
-from litevae_diffae.train import TrainConfig, read_log
+from litevae_diffae.checkpoint import read_log
+from litevae_diffae.optim import TrainConfig
 from safetensors.torch import load_file
 
 CONFIG = TrainConfig(steps=6, batch_size=2, lr=1e-3, precision="fp32", log_every=2, save_every=2)

@@ -27,7 +27,8 @@ from ..diffae.model import DiffAE, DiffAEConfig
 from ..diffae.train import DiffusionTask
 from ..diffusion.schedule import q_sample
 from ..diffusion.unet import resample, time_mlp, timestep_embedding
-from ..train import TrainConfig, Trainer, connect, pick_precision
+from ..optim import TrainConfig, pick_precision
+from ..train import Trainer
 
 # %% ../../nbs/850_bench.diffusion.ipynb #313693bf
 class PlainNorm(nn.GroupNorm):
@@ -195,10 +196,10 @@ def trainer_step(model:DiffAE, x_0:Tensor, # (B, C, H, W) in [-1, 1]
                  precision:str="auto")->Callable: # without arguments
     "A function that trains for one step, the weight average included."
     run = Trainer(DiffusionTask(model), None, TrainConfig(steps=1, batch_size=len(x_0), ema=0.9999, precision=precision), device="cpu", progress=False)
-    connect(run)
-    run._begin(resume=False)
+    run.connect()
+    run.begin(resume=False)
     def step():
-        run._micro_step(Batch(x_0, None, torch.arange(len(x_0))))
+        run.micro_step(Batch(x_0, None, torch.arange(len(x_0))))
         for name,ema in run.ema.items(): ema.update(run.task.nets[name])
     return step
 

@@ -27,7 +27,8 @@ from ..litevae.wavelets import wavedec2
 from ..files import write_atomic
 from ..metrics import evaluate_reconstruction
 from ..commands.outputs import Outputs
-from ..train import cpu_has_bf16, read_log
+from ..checkpoint import read_log
+from ..optim import cpu_has_bf16
 from ..viz import as_picture, fig_to_png, latents_to_rgb, plot_losses, show_images, show_reconstructions, show_subbands
 
 # %% ../../nbs/860_demo.report.ipynb #d9caab09

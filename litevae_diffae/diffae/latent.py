@@ -24,7 +24,8 @@ from .model import DiffAE
 from ..diffusion.dpm_solver import pick_sampler
 from ..diffusion.schedule import Schedule, check_steps, const_betas, q_sample
 from ..diffusion.unet import time_mlp, timestep_embedding
-from ..train import Task, TrainConfig, Trainer
+from ..optim import TrainConfig
+from ..train import Task, Trainer
 
 # %% ../../nbs/310_diffae.latent.ipynb #40e2d24b
 class LatentLayer(nn.Module):

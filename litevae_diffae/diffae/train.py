@@ -15,7 +15,8 @@ from ..data import Batch, Crops, batches, hold_out
 from .model import DiffAE
 from ..diffusion.model import DDIM
 from ..resume import data_identity
-from ..train import Task, TrainConfig, Trainer
+from ..optim import TrainConfig
+from ..train import Task, Trainer
 from ..viz import image_grid
 
 # %% ../../nbs/350_diffae.train.ipynb #b9e75e5e

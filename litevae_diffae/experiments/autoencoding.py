@@ -17,8 +17,9 @@ from ..diffae.model import DiffAE
 from ..diffae.train import diffae_recipe, swap_probe, train_diffae
 from ..diffusion.model import DDIM, DiffusionModel
 from .records import Experiment, Row
-from ..metrics import lpips, mse, protocol, ssim
-from ..train import read_log
+from ..metrics import mse, protocol, ssim
+from ..perceptual import lpips
+from ..checkpoint import read_log
 
 # %% ../../nbs/640_experiments.autoencoding.ipynb #fe856756
 def scores(x:Tensor, y:Tensor)->dict: # (N, C, H, W) each in [-1, 1] -> means over images

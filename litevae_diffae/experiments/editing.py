@@ -26,7 +26,7 @@ from ..diffae.editor import fit_editor, mean_shifts
 from ..diffae.manipulate import balanced_rows, fit_classifier, labelled, linear_classifier
 from ..diffae.model import DiffAE
 from .records import Experiment, Row
-from ..metrics import lpips
+from ..perceptual import lpips
 
 # %% ../../nbs/660_experiments.editing.ipynb #1f23785d
 @dataclass(frozen=True)

@@ -26,7 +26,8 @@ from ..diffae.manipulate import AttributeClassifier, fit_l2, linear_classifier
 from ..diffae.model import DiffAE, slerp
 from ..diffusion.model import DiffusionModel
 from .records import Experiment, Row, row_key
-from ..metrics import alexnet_features, frechet_distance, kernel_distance, lpips, rfid, trunk_weights
+from ..distances import alexnet_features, frechet_distance, kernel_distance, rfid
+from ..perceptual import lpips, trunk_weights
 
 # %% ../../nbs/650_experiments.sampling.ipynb #9de7a63d
 def set_scores(real:Tensor, # (N, 256) AlexNet features of real images, or the images (N, C, H, W) for "inception"

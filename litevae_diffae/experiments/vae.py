@@ -33,8 +33,11 @@ from ..litevae.klvae import KLVAE
 from ..litevae.losses import LossWeights, warp
 from ..litevae.model import Autoencoder, LiteVAE
 from ..litevae.train import delta_init, train_litevae, train_schedule
-from ..metrics import alexnet_fd, evaluate_reconstruction, lpips, psnr, rfid, ssim
-from ..train import TrainConfig, read_log
+from ..distances import alexnet_fd, rfid
+from ..metrics import evaluate_reconstruction, psnr, ssim
+from ..perceptual import lpips
+from ..checkpoint import read_log
+from ..optim import TrainConfig
 
 # %% ../../nbs/610_experiments.vae.ipynb #48044fc6
 classes = {name: cls for cls in (LiteVAE, KLVAE, WaveletVAE) for name in cls.presets}

@@ -18,7 +18,7 @@ from .discriminator import DiscriminatorConfig, PatchDiscriminator, build_discri
 from .losses import weighted_sum
 from .model import LiteVAE, LiteVAEConfig
 from .train import LiteVAETask, train_litevae
-from ..train import TrainConfig
+from ..optim import TrainConfig
 
 # %% ../../nbs/160_litevae.adversarial.ipynb #52a2ecd4
 @contextmanager

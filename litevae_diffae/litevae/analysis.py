@@ -22,7 +22,8 @@ from .encoder import FeatureUNet, WaveletEncoder
 from .model import Autoencoder, check_choice, check_config, check_stats
 from .train import orthogonal_centre
 from .wavelets import dwt2
-from ..metrics import lpips, psnr, ssim
+from ..metrics import psnr, ssim
+from ..perceptual import lpips
 
 # %% ../../nbs/170_litevae.analysis.ipynb #d49246dc
 class Imbalance(NamedTuple):

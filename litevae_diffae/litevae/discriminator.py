@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 from torch.nn.utils.parametrize import register_parametrization
 from ..core import check_counts, check_limits, check_types, check_value
-from ..metrics import full_precision
+from ..perceptual import full_precision
 
 # %% ../../nbs/150_litevae.discriminator.ipynb #76907a31
 def d_loss(logits_real:Tensor|tuple, # any shape, or a tuple of such: what the discriminator says of photographs

@@ -16,7 +16,7 @@ from ..data import Batch
 from .losses import LossWeights, loss_terms, weighted_sum
 from .model import LiteVAE, LiteVAEConfig
 from .train import LiteVAETask, delta_init, train_litevae
-from ..train import TrainConfig
+from ..optim import TrainConfig
 
 # %% ../../nbs/165_litevae.distill.ipynb #fec7c1a7
 def make_student(teacher:LiteVAE, # left as it is

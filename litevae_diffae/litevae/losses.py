@@ -17,7 +17,9 @@ from torch import Tensor
 # %% ../../nbs/145_litevae.losses.ipynb #4f6e3603
 from ..core import check_types
 from .wavelets import wavedec2
-from ..metrics import TRUNKS, full_precision, gaussian_filter, gaussian_window, lpips, lpips_net, to_rgb, to_unit
+from ..checks import to_unit
+from ..metrics import gaussian_filter, gaussian_window
+from ..perceptual import TRUNKS, full_precision, lpips, lpips_net, to_rgb
 
 # %% ../../nbs/145_litevae.losses.ipynb #3ace4145
 def l1_loss(x_rec:Tensor, # (B, C, H, W) in [-1, 1]

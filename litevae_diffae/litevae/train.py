@@ -18,7 +18,8 @@ from .klvae import KLVAE, KLVAEConfig
 from .losses import LossWeights, draw_warp, loss_terms, warp, weighted_sum
 from .model import Autoencoder, LiteVAE, LiteVAEConfig, compute_latent_stats
 from ..resume import data_identity
-from ..train import Task, TrainConfig, Trainer
+from ..optim import TrainConfig
+from ..train import Task, Trainer
 from ..viz import image_grid
 
 # %% ../../nbs/155_litevae.train.ipynb #94534565
