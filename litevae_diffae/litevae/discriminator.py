@@ -57,7 +57,7 @@ class InFloat32(nn.Module):
 # %% ../../nbs/150_litevae.discriminator.ipynb #089e0182
 def spectral(layer:nn.Module, # convolution or linear layer; changed in place
             )->nn.Module: # the changed layer
-    "Divide weights, orthogonal now, by their largest singular value ever after (Miyato et al. 2018)."
+    "Start orthogonal, stay divided by the largest singular value (Miyato et al. 2018)."
     nn.init.orthogonal_(layer.weight)
     layer = spectral_norm(layer, eps=1e-12)
     layer.parametrizations.weight[0] = InFloat32(layer.parametrizations.weight[0])
@@ -96,7 +96,7 @@ class UNetDiscriminator(nn.Module):
     def __init__(self,
                  in_channels:int=3, # channels of the images
                  channels:int=64, # width unit; unpublished for LiteVAE
-                 mult:tuple=(1, 2, 4, 8, 8, 16), # width / `channels` of each halving, see `unet_mult`
+                 mult:tuple=(1, 2, 4, 8, 8, 16), # width / `channels` of each halving
                  image_logit:bool=False, # the second head; unpublished for LiteVAE
                 ):
         super().__init__()
@@ -143,7 +143,7 @@ def unet_mult(size:int, # pixels of a training crop
 
 # %% ../../nbs/150_litevae.discriminator.ipynb #e067e2d2
 def _patch_layers(in_channels, channels, n_layers):
-    "Convolutions of 4x4, all but the last two with stride 2; widths double up to 8 times `channels`."
+    "Convolutions of 4x4, all but the last two with stride 2; widths double up to 8 times."
     widths = [channels*min(2**i, 8) for i in range(n_layers + 1)]
     strides = [2]*(n_layers - 1) + [1]
     layers = [nn.Conv2d(in_channels, channels, 4, 2, 1), nn.LeakyReLU(.2)]
@@ -164,7 +164,8 @@ class PatchDiscriminator(nn.Sequential):
         self.n_layers = n_layers
         for m in self:
             if isinstance(m, (nn.Conv2d, nn.BatchNorm2d)):
-                nn.init.normal_(m.weight, float(isinstance(m, nn.BatchNorm2d)), .02)
+                mean = 1. if isinstance(m, nn.BatchNorm2d) else 0.
+                nn.init.normal_(m.weight, mean, .02)
 
     def forward(self,
                 x:Tensor, # (B, C, H, W) in [-1, 1], H and W at least 3 * 2**n_layers
