@@ -213,8 +213,8 @@ def _new_model(model):
 # %% ../../nbs/155_litevae.train.ipynb #e8d477a7
 TASK_SETTINGS = ("freeze_encoder", "lpips_net", "equivariance") # arguments of `LiteVAETask`
 
-def train_litevae(model:str|LiteVAEConfig|LiteVAE="litevae-b", # what `model_to_train` takes
-                  data="photos", # anything that `open_source` takes: a folder, "hf:ID", a tensor ...
+def train_litevae(model:str|LiteVAEConfig|LiteVAE="litevae-b", # for `model_to_train`
+                  data="photos", # anything that `open_source` takes: a folder, a tensor ...
                   out:str|Path|None=None, # folder of the run; None: nothing is written
                   config:TrainConfig|None=None, # default: the preset's recipe
                   weights:LossWeights|None=None, # default: the preset's recipe
@@ -274,7 +274,7 @@ def finish(run:Trainer, # after `fit`
 
 # %% ../../nbs/155_litevae.train.ipynb #64eba7e3
 def train_schedule(model:str|LiteVAEConfig|LiteVAE, # anything that `train_litevae` takes
-                   phases:list, # of dicts, arguments of `train`: [dict(size=128, steps=100_000), ...]
+                   phases:list, # arguments of `train`: [dict(size=128, steps=100_000), ...]
                    data="photos", # anything that `open_source` takes
                    out:str|Path|None=None, # folder; phase i goes to `phase_i`, the result to `model`
                    config:TrainConfig|None=None, # default: the recipe of the preset `model`
