@@ -2,11 +2,10 @@
 import ast
 import json
 import re
-import resource
 import subprocess
 import sys
+import threading
 import warnings
-from pathlib import Path
 
 import pytest
 from conftest import ROOT
@@ -29,22 +28,45 @@ def load(nb): return json.loads((ROOT / "nbs" / nb).read_text(encoding="utf-8"))
 def directives(source): return re.findall(r"^#\| *([\w-]+)", source, flags=re.M)
 
 
-def child_seconds():
-    "Processor time of all finished subprocesses: unlike the clock, it hardly depends on what else the machine does."
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
+@pytest.fixture(scope="module")
+def runner():
+    "Runs a notebook in a process of its own: (exit code, CPU seconds, what it printed)."
+    command, server = [sys.executable, str(ROOT / "tests" / "notebook_server.py")], None
+
+    def run(path):
+        nonlocal server
+        if server is None or server.poll() is not None:
+            server = subprocess.Popen(command, cwd=ROOT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        server.stdin.write(json.dumps(str(path)) + "\n")
+        server.stdin.flush()
+        watchdog = threading.Timer(TIMEOUT, server.kill)
+        watchdog.start()
+        try: answer = server.stdout.readline()
+        finally: watchdog.cancel()
+        assert answer, f"{path}: no answer within {TIMEOUT} s"
+        return json.loads(answer)
+
+    yield run
+    if server: server.kill()
 
 
 @pytest.mark.parametrize("nb", NBS, ids=str)
-def test_runs(nb):
-    cmd = [Path(sys.executable).with_name("nbdev_test"), "--path", f"nbs/{nb}", "--n_workers", "0", "--do_print"]
-    before = child_seconds()
-    result = subprocess.run(cmd, cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT)
-    if result.returncode or "Success." not in result.stdout: pytest.fail(result.stdout + result.stderr, pytrace=False)
-    assert re.findall(r"Completed (\S+)", result.stdout) == [str(ROOT / "nbs" / nb)]      # this notebook and no other
-    seconds, limit = child_seconds() - before, LONG if nb.as_posix() in LONG_ONES else SHORT
-    if seconds > limit: warnings.warn(f"{nb} took {seconds:.0f} s of one processor, {limit} s expected")
+def test_runs(nb, runner):
+    result = runner(ROOT / "nbs" / nb)
+    if result["code"]: pytest.fail(result["said"], pytrace=False)
+    assert re.findall(r"- Completed (\S+)", result["said"]) == [str(ROOT / "nbs" / nb)]
+    seconds, limit = result["seconds"], LONG if nb.as_posix() in LONG_ONES else SHORT
+    if seconds > limit: warnings.warn(f"{nb} took {seconds:.0f} s of one CPU, {limit} s expected")
     assert seconds < 2 * limit
+
+
+def test_a_notebook_that_fails_is_seen(runner, tmp_path):
+    "And what it prints is told; the next one runs all the same."
+    for source, code, word in (("print('before')\n1/0", 1, "ZeroDivisionError"), ("print('all well')", 0, "Completed"), ("import os\nos._exit(7)", 7, "")):
+        doc = {"cells": [code_cell(source)], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}
+        (tmp_path / "00_a.ipynb").write_text(json.dumps(doc))
+        result = runner(tmp_path / "00_a.ipynb")
+        assert result["code"] == code and word in result["said"]
 
 
 def statements(source):
