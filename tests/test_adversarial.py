@@ -4,12 +4,14 @@ import os
 import subprocess
 import sys
 import textwrap
+from copy import deepcopy
+
 import pytest
 import torch
 from litevae_diffae.core import seed_everything
 from litevae_diffae.data import Batch
-from litevae_diffae.litevae import adversarial, detail_losses, losses
-from litevae_diffae.litevae.discriminator import UNetDiscriminator
+from litevae_diffae.litevae import adversarial, detail_losses, distill, losses, train
+from litevae_diffae.litevae.discriminator import PatchDiscriminator, UNetDiscriminator
 from litevae_diffae.litevae.losses import LossWeights
 from litevae_diffae.litevae.model import LiteVAE
 
@@ -20,7 +22,8 @@ WEIGHTS = LossWeights(lpips=0.)
 class Recorder:
     "Takes the Trainer's place; after every backward it notes which network has received a gradient, and hands the gradients out of the way."
     n_steps = 4
-    def __init__(self, nets): self.nets, self.moved = nets, []
+    def __init__(self, nets): self.nets, self.moved, self.acc = nets, [], self
+    def autocast(self): return torch.autocast("cpu", enabled=False)
     def backward(self, loss, parts):
         loss.backward()
         self.moved.append({k for k,net in self.nets.items() if any(p.grad is not None and p.grad.abs().sum() > 0 for p in net.parameters())})
@@ -137,3 +140,26 @@ def test_two_processes_stay_alike(tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     (before, a, n), (_, b, _) = (torch.load(tmp_path/f"rank{r}.pt") for r in (0, 1))
     assert n == 2 and all(map(torch.equal, a, b)) and not any(map(torch.equal, a, before))
+
+
+def test_what_is_taught_is_what_trains(monkeypatch):
+    "Each task's step takes its loss from the functions that the chapters explain, for every term."
+    called = []
+    def watch(module, name):
+        inner = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda *args, **kwargs: (called.append(name), inner(*args, **kwargs))[1])
+    for name in ("l1_loss", "charbonnier_loss", "wavelet_loss", "gaussian_loss", "ldl_loss", "kl_loss"): watch(losses, name)
+    for module in (train, distill): watch(module, "reconstruction_loss")
+    for name in ("generator_loss", "discriminator_loss"): watch(adversarial, name)
+    watch(train, "equivariance_pair")
+    vae, batch = LiteVAE.from_preset("litevae-tiny", decoder_channels=8), Batch(torch.rand(2, 3, 64, 64)*2 - 1, None, torch.arange(2))
+    weights = LossWeights(lpips=0., charbonnier=1., ldl=1.)
+    disc, game = PatchDiscriminator(channels=4), adversarial.AdversarialConfig(**{**GAME, "cutmix": 0.})
+    for task in (train.LiteVAETask(vae, weights), adversarial.AdversarialTask(vae, disc, game, weights, equivariance=1.), distill.DistillTask(vae, deepcopy(vae), weights=weights)):
+        called.clear()
+        task.run = Recorder(task.nets)
+        task.train_step(batch, 3)
+        expected = {"reconstruction_loss", "l1_loss", "charbonnier_loss", "wavelet_loss", "gaussian_loss", "ldl_loss"}
+        if not isinstance(task, distill.DistillTask): expected |= {"kl_loss"}
+        if isinstance(task, adversarial.AdversarialTask): expected |= {"generator_loss", "discriminator_loss", "equivariance_pair"}
+        assert set(called) == expected

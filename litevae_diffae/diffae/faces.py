@@ -4,8 +4,7 @@
 
 # %% auto #0
 __all__ = ['FILES', 'REINSTALL', 'read_photo', 'PNet', 'RNet', 'ONet', 'pyramid', 'calibrate', 'squared', 'box_contents',
-           'drop_nested', 'propose', 'propose_all', 'refine', 'locate', 'mtcnn_folder', 'read_weights', 'Faces',
-           'MTCNN']
+           'drop_nested', 'propose_all', 'refine', 'locate', 'mtcnn_folder', 'read_weights', 'Faces', 'MTCNN']
 
 # %% ../../nbs/365_diffae.faces.ipynb #10792af5
 import os
@@ -162,11 +161,11 @@ def drop_nested(boxes:Tensor, # (N, 4)
     return keep
 
 # %% ../../nbs/365_diffae.faces.ipynb #d57c8c6f
-def propose(pnet:nn.Module, # `PNet`
-            x:Tensor, # (1, 3, H, W)
-            scale:float, # from the pyramid
-            threshold:float, # least probability
-           )->tuple: # boxes (N, 4), probabilities (N,), offsets (N, 4)
+def _propose(pnet:nn.Module, # `PNet`
+             x:Tensor, # (1, 3, H, W)
+             scale:float, # from the pyramid
+             threshold:float, # least probability
+            )->tuple: # boxes (N, 4), probabilities (N,), offsets (N, 4)
     "Windows that P takes for faces at one scale."
     H, W = x.shape[-2:]
     small = F.interpolate(x, size=(int(H*scale + 1), int(W*scale + 1)), mode="area")
@@ -185,7 +184,7 @@ def propose_all(pnet:nn.Module, # `PNet`
                )->Tensor: # (N, 4) square boxes
     "Windows that P takes for faces, over all scales."
     scales = pyramid(min(x.shape[-2:]), min_face)
-    found = [propose(pnet, x, scale, threshold) for scale in scales]
+    found = [_propose(pnet, x, scale, threshold) for scale in scales]
     boxes, p, offsets = (torch.cat(parts) for parts in zip(*found))
     keep = nms(boxes, p, 0.7)
     return squared(calibrate(boxes[keep], offsets[keep], last=0))

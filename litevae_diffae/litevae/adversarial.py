@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['frozen', 'generator_loss', 'mean_logit', 'discriminator_loss', 'AdversarialConfig', 'adversarial_weight', 'grad_norm',
-           'norm_ratio', 'adaptive_weight', 'grad_ratios', 'AdversarialTask', 'check_discriminator',
-           'fitting_discriminator', 'train_adversarial']
+           'norm_ratio', 'adaptive_weight', 'grad_ratios', 'AdversarialTask', 'fitting_discriminator',
+           'train_adversarial']
 
 # %% ../../nbs/160_litevae.adversarial.ipynb #fe91b66d
 from contextlib import contextmanager
@@ -211,10 +211,10 @@ class AdversarialTask(LiteVAETask):
 
 # %% ../../nbs/160_litevae.adversarial.ipynb #a8ae5864
 @torch.no_grad()
-def check_discriminator(disc:nn.Module, # left as it is
-                        in_channels:int, # channels of the images
-                        size:int, # pixels of a training crop
-                       )->None:
+def _check_discriminator(disc:nn.Module, # left as it is
+                         in_channels:int, # channels of the images
+                         size:int, # pixels of a training crop
+                        )->None:
     "Raise `ValueError` unless the discriminator takes such images."
     state = {k: v.clone() for k, v in disc.state_dict().items()} # running means, power iteration
     images = torch.zeros(2, in_channels, size, size, device=next(disc.parameters()).device)
@@ -237,7 +237,7 @@ def fitting_discriminator(discriminator:DiscriminatorConfig|str, # or "unet", "p
         config = DiscriminatorConfig(discriminator, in_channels, mult=unet_mult(size),
                                      image_size=size)
     disc = build_discriminator(config)
-    check_discriminator(disc, in_channels, size)
+    _check_discriminator(disc, in_channels, size)
     return disc
 
 # %% ../../nbs/160_litevae.adversarial.ipynb #ae6dedbe

@@ -276,7 +276,7 @@ def finish(run:Trainer, # after `fit`
 def train_schedule(model:str|LiteVAEConfig|LiteVAE, # anything that `train_litevae` takes
                    phases:list, # arguments of `train`: [dict(size=128, steps=100_000), ...]
                    data="photos", # anything that `open_source` takes
-                   out:str|Path|None=None, # folder; phase i goes to `phase_i`, the result to `model`
+                   out:str|Path|None=None, # folder: `phase_0`, ... and the result, `model`
                    config:TrainConfig|None=None, # default: the recipe of the preset `model`
                    weights:LossWeights|None=None, # default: the recipe of the preset `model`
                    scale:tuple|None=None, # range of side of a crop / short side, at every size
