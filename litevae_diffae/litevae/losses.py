@@ -140,7 +140,8 @@ class LossWeights:
     def __post_init__(self):
         check_types(self)
         for name, value in vars(self).items():
-            if not value >= 0: raise ValueError(f"{name}: a weight of 0 or more expected, got {value}")
+            if not value >= 0:
+                raise ValueError(f"{name}: a weight of 0 or more expected, got {value}")
 
 # %% ../../nbs/145_litevae.losses.ipynb #84d8d111
 def loss_terms(x_rec:Tensor, # (B, C, H, W) in [-1, 1]
