@@ -4,12 +4,14 @@ import os
 import subprocess
 import sys
 import textwrap
+from copy import deepcopy
+
 import pytest
 import torch
 from litevae_diffae.core import seed_everything
 from litevae_diffae.data import Batch
-from litevae_diffae.litevae import adversarial, losses
-from litevae_diffae.litevae.discriminator import UNetDiscriminator
+from litevae_diffae.litevae import adversarial, detail_losses, distill, losses, train
+from litevae_diffae.litevae.discriminator import PatchDiscriminator, UNetDiscriminator
 from litevae_diffae.litevae.losses import LossWeights
 from litevae_diffae.litevae.model import LiteVAE
 
@@ -20,7 +22,8 @@ WEIGHTS = LossWeights(lpips=0.)
 class Recorder:
     "Takes the Trainer's place; after every backward it notes which network has received a gradient, and hands the gradients out of the way."
     n_steps = 4
-    def __init__(self, nets): self.nets, self.moved = nets, []
+    def __init__(self, nets): self.nets, self.moved, self.acc = nets, [], self
+    def autocast(self): return torch.autocast("cpu", enabled=False)
     def backward(self, loss, parts):
         loss.backward()
         self.moved.append({k for k,net in self.nets.items() if any(p.grad is not None and p.grad.abs().sum() > 0 for p in net.parameters())})
@@ -55,7 +58,7 @@ def test_each_step_moves_its_own_player(game): assert moved(**game) == [{"model"
 
 @pytest.mark.parametrize("old, new, says", [
     ("x_rec = x_rec.detach()", "x_rec = x_rec", "backward through the graph a second time"),
-    ("with frozen(disc): return", "return", None)])
+    ("with frozen(disc):", "if True:", None)])
 def test_one_line_less_and_isolation_is_lost(old, new, says):
     broken = mutant(adversarial, old, new)
     if says is None: assert moved(broken) == [{"model", "disc"}, {"disc"}]
@@ -82,22 +85,23 @@ def test_without_detach_the_discriminator_would_move_the_model():
     x = torch.rand(2, 3, 32, 32)*2 - 1
     reached = {}
     for name,module in (("whole", adversarial), ("broken", mutant(adversarial, "x_rec = x_rec.detach()", "x_rec = x_rec"))):
-        vae.zero_grad(); module.judge(disc, x, vae(x).sample)[0].backward()
+        vae.zero_grad(); module.discriminator_loss(disc, x, vae(x).sample)[0].backward()
         reached[name] = any(p.grad is not None and p.grad.abs().sum() > 0 for p in vae.parameters())
     assert reached == {"whole": False, "broken": True}
 
 
-TARGETS = [("l1_loss", "(x_rec.float() - x.detach().float()).abs()"), ("charbonnier_loss", "charbonnier(x_rec.float() - x.detach().float(), eps)"),
-           ("wavelet_loss", "wavedec2(x_rec.float() - x.detach().float(), wavelet, levels)"), ("gaussian_loss", "high_pass(x_rec.float() - x.detach().float(), kernel_size, sigma)"),
-           ("lpips_loss", "lpips(x_rec, x.detach(), net, dtype=dtype, check=False)"), ("feature_loss", "before_relu(x.detach(), net)"), ("ldl_loss", "x.detach().float() - x_rec.float()")]
+TARGETS = [(losses, "l1_loss", "(x_rec.float() - x.detach().float()).abs()"), (losses, "charbonnier_loss", "charbonnier(x_rec.float() - x.detach().float(), eps)"),
+           (losses, "wavelet_loss", "wavedec2(x_rec.float() - x.detach().float(), wavelet, levels)"), (losses, "gaussian_loss", "high_pass(x_rec.float() - x.detach().float(), kernel_size, sigma)"),
+           (losses, "lpips_loss", "lpips(x_rec, x.detach(), net, dtype=dtype, check=False)"), (detail_losses, "feature_loss", "before_relu(x.detach(), net)"),
+           (detail_losses, "ldl_loss", "x.detach().float() - x_rec.float()")]
 
 
-@pytest.mark.parametrize("name, line", TARGETS, ids=[n for n,_ in TARGETS])
-def test_the_target_of_a_loss_gets_no_gradient(name, line):
+@pytest.mark.parametrize("module, name, line", TARGETS, ids=[n for _,n,_ in TARGETS])
+def test_the_target_of_a_loss_gets_no_gradient(module, name, line):
     "Nor the photograph, whatever made it; without the `detach` it would."
     x, x_rec = torch.rand(1, 3, 32, 32, requires_grad=True), torch.rand(1, 3, 32, 32, requires_grad=True)
-    for module,expected in ((losses, False), (mutant(losses, line, line.replace(".detach()", "")), True)):
-        of_x, of_rec = torch.autograd.grad(getattr(module, name)(x_rec, x), (x, x_rec), allow_unused=True)
+    for source,expected in ((module, False), (mutant(module, line, line.replace(".detach()", "")), True)):
+        of_x, of_rec = torch.autograd.grad(getattr(source, name)(x_rec, x), (x, x_rec), allow_unused=True)
         assert (of_x is not None and bool(of_x.abs().sum() > 0)) == expected and of_rec.abs().sum() > 0
 
 
@@ -106,7 +110,7 @@ def test_the_wavelet_loss_has_a_gradient():
     x_rec = torch.rand(1, 3, 32, 32, requires_grad=True)
     losses.wavelet_loss(x_rec, torch.rand(1, 3, 32, 32)).backward()
     assert (x_rec.grad != 0).float().mean() > .99
-    dead = mutant(losses, "bands = wavedec2(x_rec.float()", "bands = wavedec2(x_rec.detach().float()")
+    dead = mutant(losses, "details = wavedec2(x_rec.float()", "details = wavedec2(x_rec.detach().float()")
     assert not dead.wavelet_loss(x_rec, torch.rand(1, 3, 32, 32)).requires_grad
 
 
@@ -137,3 +141,26 @@ def test_two_processes_stay_alike(tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     (before, a, n), (_, b, _) = (torch.load(tmp_path/f"rank{r}.pt") for r in (0, 1))
     assert n == 2 and all(map(torch.equal, a, b)) and not any(map(torch.equal, a, before))
+
+
+def test_what_is_taught_is_what_trains(monkeypatch):
+    "Each task's step takes its loss from the functions that the chapters explain, for every term."
+    called = []
+    def watch(module, name):
+        inner = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda *args, **kwargs: (called.append(name), inner(*args, **kwargs))[1])
+    for name in ("l1_loss", "charbonnier_loss", "wavelet_loss", "gaussian_loss", "ldl_loss", "kl_loss"): watch(losses, name)
+    for module in (train, distill): watch(module, "reconstruction_loss")
+    for name in ("generator_loss", "discriminator_loss"): watch(adversarial, name)
+    watch(train, "equivariance_pair")
+    vae, batch = LiteVAE.from_preset("litevae-tiny", decoder_channels=8), Batch(torch.rand(2, 3, 64, 64)*2 - 1, None, torch.arange(2))
+    weights = LossWeights(lpips=0., charbonnier=1., ldl=1.)
+    disc, game = PatchDiscriminator(channels=4), adversarial.AdversarialConfig(**{**GAME, "cutmix": 0.})
+    for task in (train.LiteVAETask(vae, weights), adversarial.AdversarialTask(vae, disc, game, weights, equivariance=1.), distill.DistillTask(vae, deepcopy(vae), weights=weights)):
+        called.clear()
+        task.run = Recorder(task.nets)
+        task.train_step(batch, 3)
+        expected = {"reconstruction_loss", "l1_loss", "charbonnier_loss", "wavelet_loss", "gaussian_loss", "ldl_loss"}
+        if not isinstance(task, distill.DistillTask): expected |= {"kl_loss"}
+        if isinstance(task, adversarial.AdversarialTask): expected |= {"generator_loss", "discriminator_loss", "equivariance_pair"}
+        assert set(called) == expected
