@@ -26,7 +26,8 @@ from ..data import Batch, Crops, load_avatars
 from ..diffae.model import DiffAE, DiffAEConfig
 from ..diffae.train import DiffusionTask
 from ..diffusion.schedule import q_sample
-from ..diffusion.unet import resample, time_mlp, timestep_embedding
+from ..diffusion.blocks import resample
+from ..diffusion.unet import time_mlp, timestep_embedding
 from ..train import TrainConfig, Trainer, connect, pick_precision
 
 # %% ../../nbs/850_bench.diffusion.ipynb #313693bf

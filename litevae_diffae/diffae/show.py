@@ -98,7 +98,7 @@ def move_many(model:DiffAE, z_sem:Tensor, # (B, D)
               strengths:dict, # attribute -> strength as `edit` of DiffAE takes it; negative removes
              )->Tensor: # (B, D)
     "Codes moved along several attributes, one after the other, by the model's editor or classifier; `ValueError` if it has neither."
-    mover = model.mover("attributes")
+    mover = model.attribute_part("attributes")
     for name,strength in strengths.items(): z_sem = mover.move(z_sem, name, strength) if strength else z_sem
     return z_sem
 
@@ -154,7 +154,7 @@ def edit_sliders(model:DiffAE, x:Tensor, # (1, C, H, W) in [-1, 1]
                  limit:float=0.6, # strengths go from -limit to limit
                  n_steps:int=20)->Sliders: # shows the original and the edited picture
     "One slider an attribute, all at 0."
-    known = model.mover("attributes").names
+    known = model.attribute_part("attributes").names
     check_positive(limit=limit)
     z_sem, x_T = both_codes(model, x, n_steps)
     draw = lambda values: torch.cat([x, model.decode(x_T, move_many(model, z_sem, values), n_steps=n_steps)])
