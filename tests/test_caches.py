@@ -12,7 +12,7 @@ from litevae_diffae.caches import checksum, kept, locked, module_digest
 from litevae_diffae.data import ArraySource, Crops, ImageFolder, load_avatars
 from litevae_diffae.experiments import sampling
 from litevae_diffae.diffae.codes import cache_codes, is_cache, load_codes, read_index
-from litevae_diffae.diffae.latent import find_codes
+from litevae_diffae.diffae.prior import find_codes
 from litevae_diffae.diffae.model import DiffAE
 from litevae_diffae.files import FileError, read_tensors, write_json, write_tensors
 

@@ -87,7 +87,7 @@ def test_eps(models, io, kind):
     assert keys
     for k in keys: close(m.eps(f["eps/x_t"], torch.full((2,), int(k[5:])), *z), f[k])
     close(m.eps(f["eps/x_t"], f["eps/t_mixed"], *z), f["eps/out_mixed"])
-    close(timestep_embedding(f["temb/t"], m.model_channels), f["temb/sinusoid"])
+    close(timestep_embedding(f["temb/t"], m.config.model_channels), f["temb/sinusoid"])
     mlp = m.time_embed["time_embed"] if kind == "autoenc" else m.time_embed
     close(mlp(f["temb/sinusoid"]), f["temb/mlp"])
     if z: close(m.eps(f["eps/x_t"], torch.full((2,), 500), f["eps_zrand/z"]), f["eps_zrand/t500"])

@@ -4,8 +4,9 @@ import copy
 import pytest
 import torch
 from litevae_diffae import DDIM, DiffAE, KLVAE, LiteVAE
+from litevae_diffae.diffae.codes import Codes
 from litevae_diffae.diffae.editor import fit_editor
-from litevae_diffae.diffae.latent import Codes, LatentDDIM
+from litevae_diffae.diffae.latent import LatentDDIM
 from litevae_diffae.diffae.manipulate import fit_classifier
 from litevae_diffae.litevae.model import compute_latent_stats
 

@@ -20,8 +20,9 @@ from pathlib import Path
 
 import torch
 import torch._dynamo  # the first optimizer would import it, in each child anew
-from litevae_diffae.diffae.latent import Codes, cache_codes, train_prior
+from litevae_diffae.diffae.codes import Codes, cache_codes
 from litevae_diffae.diffae.model import DiffAE
+from litevae_diffae.diffae.prior import train_prior
 from litevae_diffae.diffae.train import train_diffae
 from litevae_diffae.litevae.adversarial import AdversarialConfig, train_adversarial
 from litevae_diffae.litevae.discriminator import DiscriminatorConfig

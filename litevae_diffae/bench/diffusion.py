@@ -26,9 +26,10 @@ from ..data import Batch, Crops, load_avatars
 from ..diffae.model import DiffAE, DiffAEConfig
 from ..diffae.train import DiffusionTask
 from ..diffusion.schedule import q_sample
-from ..diffusion.unet import resample, time_mlp, timestep_embedding
+from ..diffusion.unet import time_mlp, timestep_embedding
 from ..optim import TrainConfig, pick_precision
 from ..train import Trainer
+from ..diffusion.blocks import resample
 
 # %% ../../nbs/850_bench.diffusion.ipynb #313693bf
 class PlainNorm(nn.GroupNorm):

@@ -17,7 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 from ..data import ArraySource, Crops, load_avatars
-from ..diffae.model import DiffAE, check_strength
+from ..diffae.manipulate import check_strength
+from ..diffae.model import DiffAE
 from ..diffae.show import between, both_codes, move_many
 from ..images import read_pixels
 from ..metrics import mse
@@ -57,7 +58,7 @@ class Studio:
         self.model, self.faces, self._codes = model, load_avatars("test").images[:n_faces], OrderedDict()
 
     @property
-    def names(self)->tuple: return () if self.model.editor is None and self.model.classifier is None else tuple(self.model.mover().names) # of the attributes
+    def names(self)->tuple: return () if self.model.editor is None and self.model.classifier is None else tuple(self.model.attribute_part().names) # of the attributes
 
     def square(self, picture, # what `read_image` takes; None: nothing was chosen
                name:str="picture")->Tensor: # (1, C, S, S) in [-1, 1] on the model's device
@@ -104,7 +105,7 @@ def edit(studio:Studio, picture, # what `read_image` takes
          *strengths:float, # one for each of `studio.names`, as `edit` of DiffAE takes it; negative removes
         )->tuple: # pictures: original, edited; rows: attribute, probability before, after
     "A picture with more or less of some attributes."
-    mover = studio.model.mover()
+    mover = studio.model.attribute_part()
     if len(strengths) != len(studio.names): raise ValueError(f"strengths: expected {len(studio.names)}, one for each of {', '.join(studio.names)}, got {len(strengths)}")
     for name, strength in zip(studio.names, strengths): _check_slider(name, strength)
     x, T = studio.square(picture), steps_near(n_steps)

@@ -150,7 +150,7 @@ def diffae_uses(model:DiffAE, # with prior and editor or classifier; on a proces
                 n_steps:int=20, # T
                 n_samples:int=32, seed:int=0)->tuple: # (name -> PNG bytes, numbers: seconds, attributes, strengths, n_steps)
     "The report's edits, walks and samples."
-    start, names, strengths = time.time(), model.mover().names, (-0.6, -0.3, 0., 0.3, 0.6)
+    start, names, strengths = time.time(), model.attribute_part().names, (-0.6, -0.3, 0., 0.3, 0.6)
     if model.device.type == "cpu" and cpu_has_bf16(): model = faster(model)
     faces = [i%len(x) for i in range(len(names))]                                  # another face for each attribute
     sweeps = torch.cat([torch.cat([x[i:i+1], edit_strip(model, x[i:i+1], name, strengths, n_steps)[0]]) for i,name in zip(faces, names)])

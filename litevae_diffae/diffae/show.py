@@ -123,7 +123,7 @@ def move_many(model:DiffAE, # with an editor or a classifier; else `ValueError`
               strengths:dict, # attribute -> strength as for `DiffAE.edit`; negative removes
              )->Tensor: # (B, D)
     "Move codes along several attributes, one after the other."
-    mover = model.mover("attributes")
+    mover = model.attribute_part("attributes")
     for name, strength in strengths.items():
         if strength:
             z_sem = mover.move(z_sem, name, strength)
@@ -209,7 +209,7 @@ def edit_sliders(model:DiffAE, # with an editor or a classifier
                  n_steps:int=20, # sampler steps, each way
                 )->Sliders: # shows the original and the edited image
     "One slider an attribute, all at 0."
-    known = model.mover("attributes").names
+    known = model.attribute_part("attributes").names
     check_positive(limit=limit)
     z_sem, x_T = both_codes(model, x, n_steps)
     @torch.no_grad()

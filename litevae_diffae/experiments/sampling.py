@@ -21,7 +21,9 @@ from ..core import asset, seed_everything
 from ..data import Crops, Part, open_source
 from ..diffae.classcond import accept_codes, class_logits, fit_class, label_rows
 from .autoencoding import autoencoding_rows, load_faces, train_row
-from ..diffae.latent import Codes, LatentDDIM, cache_codes, prior_recipe, train_prior
+from ..diffae.codes import Codes, cache_codes
+from ..diffae.latent import LatentDDIM
+from ..diffae.prior import prior_recipe, train_prior
 from ..diffae.manipulate import AttributeClassifier, fit_l2, linear_classifier
 from ..diffae.model import DiffAE, slerp
 from ..diffusion.model import DiffusionModel

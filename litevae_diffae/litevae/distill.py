@@ -16,8 +16,8 @@ from ..data import Batch
 from .losses import LossWeights, reconstruction_loss
 from .model import LiteVAE, LiteVAEConfig
 from .train import LiteVAETask, delta_init, train_litevae
-from ..optim import TrainConfig
 from ..settings import make_config
+from ..train import TrainConfig
 
 # %% ../../nbs/165_litevae.distill.ipynb #fec7c1a7
 def make_student(teacher:LiteVAE, # left as it is

@@ -15,11 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 # %% ../../nbs/145_litevae.losses.ipynb #4f6e3603
-from .wavelets import wavedec2
-from ..checks import to_unit
-from ..metrics import gaussian_filter, gaussian_window
-from ..perceptual import TRUNKS, full_precision, lpips, lpips_net, to_rgb
 from .detail_losses import feature_loss, ldl_loss
+from .wavelets import wavedec2
+from ..metrics import gaussian_filter, gaussian_window, lpips
 from ..settings import check_types
 
 # %% ../../nbs/145_litevae.losses.ipynb #3ace4145

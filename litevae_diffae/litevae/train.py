@@ -19,10 +19,9 @@ from .klvae import KLVAE, KLVAEConfig
 from .losses import LossWeights, draw_warp, equivariance_pair, reconstruction_loss
 from .model import Autoencoder, LiteVAE, LiteVAEConfig, compute_latent_stats
 from ..resume import data_identity
-from ..optim import TrainConfig
-from ..train import Task, Trainer
-from ..viz import image_grid
 from ..settings import check_positive
+from ..train import Task, TrainConfig, Trainer
+from ..viz import image_grid
 
 # %% ../../nbs/155_litevae.train.ipynb #94534565
 @torch.no_grad()
