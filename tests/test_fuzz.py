@@ -158,10 +158,10 @@ def checkpoints():
 @fuzz
 @given(st.data())
 def test_checkpoints(checkpoints, tmp_path_factory, data):
-    from litevae_diffae.diffae.official import read_tensors
+    from litevae_diffae.pickles import read_saved
     path = tmp_path_factory.getbasetemp() / "last.ckpt"
     path.write_bytes(data.draw(damaged(data.draw(st.sampled_from(checkpoints)))))
-    try: read_tensors(path)
+    try: read_saved(path)
     except (ValueError, OSError) as e: one_line(e, "last.ckpt")
 
 
@@ -278,6 +278,6 @@ def test_found_configs(models, path):
 
 @pytest.mark.parametrize("path", corpus("checkpoints"), ids=lambda p: p.name)
 def test_found_checkpoints(path):
-    from litevae_diffae.diffae.official import read_tensors
-    with pytest.raises(ValueError) as e: read_tensors(path)
+    from litevae_diffae.pickles import read_saved
+    with pytest.raises(ValueError) as e: read_saved(path)
     one_line(e.value, path.name)

@@ -24,9 +24,9 @@ from litevae_diffae.cli import main
 from litevae_diffae.core import read_config
 from litevae_diffae.diffae.latent import LatentDDIM
 from litevae_diffae.diffae.model import DiffAE
-from litevae_diffae.diffae.official import load_diffae_checkpoint, read_latents, read_tensors
+from litevae_diffae.diffae.official import load_diffae_checkpoint, read_latents
 from litevae_diffae.diffusion.model import DDIM
-from litevae_diffae.pickles import read_arrays
+from litevae_diffae.pickles import read_arrays, read_saved
 
 SET_A = json.loads((Path(__file__).parent/"parity/diffae/config.json").read_text())["a"]
 AUTOENC, DDPM, LATENT = (SET_A[k] for k in ("autoenc", "ddpm", "latent"))
@@ -207,7 +207,7 @@ def attacks(trap):
 
 def safe(path, trap):
     "Reads the file; True if it gave something, False if it was refused."
-    try: got = read_tensors(path)
+    try: got = read_saved(path)
     except ValueError as e:
         assert "no readable checkpoint" in str(e)
         return False
@@ -289,7 +289,7 @@ def tensor(offset, size, stride, **kw):
 def test_numbers_outside_the_file(offset, size, stride, kw, trap, tmp_path):
     data = {"data/0": struct.pack("<4f", 0, 1, 2, 3)}
     archive(tmp_path/"good", tensor(1, (3,), (1,)), **data)
-    assert read_tensors(tmp_path/"good").tolist() == [1, 2, 3]
+    assert read_saved(tmp_path/"good").tolist() == [1, 2, 3]
     archive(tmp_path/"bad", tensor(offset, size, stride, **kw), **data)
     assert safe(tmp_path/"bad", trap) is False
 

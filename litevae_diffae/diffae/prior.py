@@ -115,7 +115,7 @@ def start_prior(prior:str|LatentDDIM, # preset or network
 # %% ../../nbs/345_diffae.prior.ipynb #bdaddf6d
 def train_prior(model:nn.Module|None, # `DiffAE` that gets the prior; None if `data` are codes
                 data="avatars", # `Codes`, a folder of `cache_codes`, or images
-                out:str|Path|None=None, # folder of the run, codes below it; None: nothing is written
+                out:str|Path|None=None, # folder of the run and of codes; None: nothing is written
                 config:TrainConfig|None=None, # None: the preset's recipe; "images" are codes here
                 prior:str|LatentDDIM|None=None, # preset or network; None: by the size of the codes
                 loss:str="l1", # as in the paper, or "mse"
