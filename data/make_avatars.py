@@ -7,7 +7,7 @@ resvg-py 0.5.0; other versions may draw a few pixels differently. How a face is 
 import argparse, lzma
 from pathlib import Path
 from numpy.lib.format import write_array
-from litevae_diffae.data import avatar_images
+from litevae_diffae.avatars import avatar_images
 
 NOTE = """The faces of this folder are not covered by the Apache-2.0 licence of the package.
 

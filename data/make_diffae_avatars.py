@@ -27,7 +27,7 @@ from litevae_diffae.diffae.codes import cache_codes
 from litevae_diffae.diffae.manipulate import fit_classifier
 from litevae_diffae.experiments.sampling import model_rows, prior_folder, prior_of, shipped_prior
 from litevae_diffae.diffae.train import diffae_recipe
-from litevae_diffae.train import read_log
+from litevae_diffae.checkpoint import read_log
 
 OUT = Path(__file__).resolve().parents[1] / "litevae_diffae" / "assets" / "diffae-avatars"
 GAIN = {"Beard": 2.0, "Hat": 2.0}  # chosen on the validation pairs of the experiment diffae-editing (two draws of 12 pairs an edit, T = 10), whose faces are neither trained on nor reported

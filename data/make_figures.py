@@ -13,7 +13,8 @@ from pathlib import Path
 import torch
 
 from litevae_diffae import DDIM, LiteVAE
-from litevae_diffae.data import Crops, open_source
+from litevae_diffae.crops import Crops
+from litevae_diffae.data import open_source
 from litevae_diffae.diffae.show import predicted_x0
 from litevae_diffae.experiments.autoencoding import load_faces
 from litevae_diffae.experiments.sampling import make_path

@@ -18,7 +18,8 @@ from itertools import count, islice
 import numpy as np
 from numpy.lib.format import read_array
 from PIL import Image
-from .core import asset, check_positive
+from .core import asset
+from .settings import check_positive
 from .photos import check_split
 from .pixels import to_array
 from .sources import ArraySource, Source, import_extra

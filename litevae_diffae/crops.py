@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch.nn import functional as F
-from .core import check_positive
+from .settings import check_positive
 from .pixels import pick_channels, to_tensor
 from .sources import as_source
 

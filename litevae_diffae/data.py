@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from .attributes import AttributeTable, read_attributes
 from .avatars import AVATAR_NAMES, counterfactual_pairs, load_avatars
-from .core import check_positive
+from .settings import check_positive
 from .crops import Batch, Crops, batches, one_pass
 from .folders import ImageFolder
 from .formats import (HFSource, LMDBSource, TorchvisionSource, is_saved_hf,

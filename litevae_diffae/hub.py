@@ -14,7 +14,8 @@ from torch import nn
 
 # %% ../nbs/815_hub.ipynb #bf1945e4
 from .commands.options import expand_path, parse_overrides
-from .core import default_device, find_class, find_weights, read_config
+from .core import default_device
+from .pretrained import find_class, find_weights, read_config
 from .diffae.editor import Editor
 from .diffae.latent import LatentDDIM
 from .diffae.manipulate import AttributeClassifier

@@ -21,7 +21,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from PIL import Image
-from .core import check_positive
+from .settings import check_positive
 from .pixels import (PIL_LOCK, ImageError, ImageMisfit, Wanted, as_wanted,
                                    check_size, check_value_range, from_array, image_errors,
                                    one_at_a_time, orientation_of, over_white, pick_channels,

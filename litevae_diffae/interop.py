@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 # %% ../nbs/830_interop.ipynb #364660bb
-from .core import load_strict
+from .pretrained import load_strict
 from .layers import n_groups
 from .litevae.klvae import KLVAE
 from .litevae.model import Autoencoder, LiteVAE

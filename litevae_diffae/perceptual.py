@@ -25,7 +25,7 @@ from torch.hub import load_state_dict_from_url
 from .checks import to_unit
 from .core import asset
 from .files import FileError, check_file, check_finite, check_names, read_tensors
-from .pickles import PickledArray, read_arrays, read_saved
+from .saved import PickledArray, read_arrays, read_saved
 
 # %% ../nbs/072_perceptual.ipynb #49f18d64
 @contextmanager

@@ -9,7 +9,7 @@ from copy import deepcopy
 import pytest
 import torch
 from litevae_diffae.core import seed_everything
-from litevae_diffae.data import Batch
+from litevae_diffae.crops import Batch
 from litevae_diffae.litevae import adversarial, detail_losses, distill, losses, train
 from litevae_diffae.litevae.discriminator import PatchDiscriminator, UNetDiscriminator
 from litevae_diffae.litevae.losses import LossWeights
@@ -119,7 +119,7 @@ def test_two_processes_stay_alike(tmp_path):
     (tmp_path/"script.py").write_text(textwrap.dedent('''
         import torch
         from litevae_diffae.core import seed_everything
-        from litevae_diffae.data import Batch
+        from litevae_diffae.crops import Batch
         from litevae_diffae.litevae.adversarial import AdversarialConfig, AdversarialTask
         from litevae_diffae.litevae.discriminator import UNetDiscriminator
         from litevae_diffae.litevae.losses import LossWeights

@@ -9,9 +9,11 @@ import torch
 from PIL import Image
 from test_official import peak
 
-from litevae_diffae.core import make_config
-from litevae_diffae.diffae.align import MTCNN, Alignment, align, align_photo, crop_face, five_points, paste_back
-from litevae_diffae.images import ImageError
+from litevae_diffae.settings import make_config
+from litevae_diffae.diffae.faces import MTCNN
+from litevae_diffae.diffae.align import (Alignment, align, align_photo, crop_face, five_points,
+                                         paste_back)
+from litevae_diffae.pixels import ImageError
 
 FACE = np.array([[40., 50], [60, 50], [50, 60], [43, 70], [57, 70]])
 PHOTO = np.random.default_rng(0).integers(0, 256, (120, 100, 3), dtype=np.uint8)

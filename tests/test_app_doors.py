@@ -17,7 +17,8 @@ from test_official import peak
 from litevae_diffae import cli
 from litevae_diffae.demo import app
 from litevae_diffae.demo.app import MAX_PIXELS, Studio, edit, interpolate, reconstruct, sample, steps_near
-from litevae_diffae.data import Crops, ImageFolder
+from litevae_diffae.crops import Crops
+from litevae_diffae.folders import ImageFolder
 from litevae_diffae.diffae.model import DiffAE
 
 gradio = pytest.importorskip("gradio", reason='no Gradio: pip install "litevae_diffae[app]"')

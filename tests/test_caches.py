@@ -9,7 +9,10 @@ import torch
 from PIL import Image
 
 from litevae_diffae.caches import checksum, kept, locked, module_digest
-from litevae_diffae.data import ArraySource, Crops, ImageFolder, load_avatars
+from litevae_diffae.sources import ArraySource
+from litevae_diffae.crops import Crops
+from litevae_diffae.folders import ImageFolder
+from litevae_diffae.avatars import load_avatars
 from litevae_diffae.experiments import sampling
 from litevae_diffae.diffae.codes import cache_codes, is_cache, load_codes, read_index
 from litevae_diffae.diffae.prior import find_codes

@@ -168,7 +168,8 @@ def test_reconstruct_and_encode(folder, at, whole):
 def _small(path, size=16):
     "What the commands show to a model: the middle square, shrunk."
     import numpy as np
-    from litevae_diffae.data import ImageFolder, Crops
+    from litevae_diffae.folders import ImageFolder
+    from litevae_diffae.crops import Crops
     source = ImageFolder(path.parent)
     return np.rint((Crops(source, size, train=False).get(source.paths.index(path)).permute(1, 2, 0).numpy() + 1) * 127.5).astype("float32")
 

@@ -598,7 +598,7 @@ def any_command(rng, models):
 
 def test_any_command_line_is_right_or_one_line(tmp_path, at, models, monkeypatch):
     def offline(name): raise FileNotFoundError(f"from_pretrained: no folder {name!r}, and the Hub did not give it")
-    monkeypatch.setattr("litevae_diffae.core._from_hub", offline)
+    monkeypatch.setattr("litevae_diffae.pretrained._from_hub", offline)
     monkeypatch.setenv("HOME", str(tmp_path/"home"))
     for name, seed in (("d/x.png", 0), ("d/y.jpg", 1), ("d/more/x.png", 2)): save(tmp_path/name, seed)
     (tmp_path/"d/cut.png").write_bytes((tmp_path/"d/x.png").read_bytes()[:300])

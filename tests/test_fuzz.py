@@ -54,7 +54,8 @@ IMAGES = image_files()
 @fuzz
 @given(st.data())
 def test_images(data):
-    from litevae_diffae.images import ImageError, read_image
+    from litevae_diffae.pixels import ImageError
+    from litevae_diffae.images import read_image
     kind = data.draw(st.sampled_from(sorted(IMAGES)))
     file = data.draw(damaged(IMAGES[kind]))
     try: image = read_image(BytesIO(file), name="given.img")
@@ -64,7 +65,8 @@ def test_images(data):
 
 
 def test_whole_images_are_read():
-    from litevae_diffae.images import ImageError, read_image
+    from litevae_diffae.pixels import ImageError
+    from litevae_diffae.images import read_image
     read = 0
     for kind, file in IMAGES.items():
         try: read += read_image(BytesIO(file), name=kind).shape[1:] == (9, 11)
@@ -158,7 +160,7 @@ def checkpoints():
 @fuzz
 @given(st.data())
 def test_checkpoints(checkpoints, tmp_path_factory, data):
-    from litevae_diffae.pickles import read_saved
+    from litevae_diffae.saved import read_saved
     path = tmp_path_factory.getbasetemp() / "last.ckpt"
     path.write_bytes(data.draw(damaged(data.draw(st.sampled_from(checkpoints)))))
     try: read_saved(path)
@@ -240,7 +242,8 @@ ROTATED = ("resolution_as_text.jpg", "negative_rotation.jpg", "unknown_rotation.
 
 @pytest.mark.parametrize("path", corpus("images"), ids=lambda p: p.name)
 def test_found_images(path):
-    from litevae_diffae.images import ImageError, read_image
+    from litevae_diffae.pixels import ImageError
+    from litevae_diffae.images import read_image
     if path.name in ROTATED: assert read_image(path).shape == (3, 5, 6)
     else:
         with pytest.raises(ImageError) as e: read_image(path)
@@ -278,6 +281,6 @@ def test_found_configs(models, path):
 
 @pytest.mark.parametrize("path", corpus("checkpoints"), ids=lambda p: p.name)
 def test_found_checkpoints(path):
-    from litevae_diffae.pickles import read_saved
+    from litevae_diffae.saved import read_saved
     with pytest.raises(ValueError) as e: read_saved(path)
     one_line(e.value, path.name)

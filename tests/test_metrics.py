@@ -13,7 +13,7 @@ from skimage.metrics import structural_similarity
 from torchmetrics.functional.image.lpips import _LPIPS
 from litevae_diffae import metrics, perceptual
 from litevae_diffae.core import asset
-from litevae_diffae.data import load_photos
+from litevae_diffae.photos import load_photos
 from litevae_diffae.distances import (alexnet_fd, alexnet_features, alexnet_kid, frechet_distance,
                                       kernel_distance, rfid)
 from litevae_diffae.metrics import bicubic8, evaluate_reconstruction, mse, psnr, ssim

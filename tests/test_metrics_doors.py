@@ -17,7 +17,7 @@ from litevae_diffae.distances import (alexnet_fd, alexnet_features, alexnet_kid,
                                       kernel_distance, rfid)
 from litevae_diffae.metrics import bicubic8, blockmean8, evaluate_reconstruction, mse, psnr, ssim
 from litevae_diffae.perceptual import lpips
-from litevae_diffae.viz import as_picture, image_grid, latents_to_rgb, save_png, show_images, show_reconstructions, show_signed, subband_plate, to_uint8
+from litevae_diffae.viz import as_image, image_grid, latents_to_rgb, save_png, show_images, show_reconstructions, show_signed, subband_plate, to_uint8
 
 G = torch.Generator().manual_seed(0)
 X = torch.rand(3, 3, 40, 48, generator=G)*2 - 1
@@ -202,17 +202,17 @@ def test_what_is_no_image_is_not_drawn(f, bad):
 def test_bytes_are_drawn_as_they_are():
     right = BYTES[0].movedim(0, -1).numpy()
     for given in (BYTES[0], BYTES[0].movedim(0, -1), right, X[0], X[0].movedim(0, -1).numpy()):
-        assert np.abs(as_picture(given).astype(int) - right).max() <= (0 if getattr(given, "dtype", None) in (torch.uint8, np.uint8) else 1)
+        assert np.abs(as_image(given).astype(int) - right).max() <= (0 if getattr(given, "dtype", None) in (torch.uint8, np.uint8) else 1)
     for given, n in ((right, 1), (BYTES[0], 1), (X[0], 1), (BYTES.movedim(1, -1).numpy(), 3), ([X[0], right], 2), (BYTES, 3)):
         assert sum(len(ax.images) for ax in show_images(given).axes) == n     # one byte image is one image
     assert to_uint8(X*9).min() == 0                                           # noise is clamped, as it was
 
 
 @pytest.mark.parametrize("f, words", [
-    (lambda: image_grid(X[:0]), "at least one image"), (lambda: image_grid(X[0]), "(B, C, H, W)"), (lambda: image_grid(X, n_cols=0), "n_cols"), (lambda: show_images([]), "at least one image"), (lambda: show_images(3), "as_picture"),
-    (lambda: show_images(X, n_rows=0), "n_rows"), (lambda: show_images(X[None]), "as_picture"), (lambda: show_signed(NAN), "finite"), (lambda: show_signed([]), "maps (H, W)"), (lambda: latents_to_rgb(NAN), "finite"),
+    (lambda: image_grid(X[:0]), "at least one image"), (lambda: image_grid(X[0]), "(B, C, H, W)"), (lambda: image_grid(X, n_cols=0), "n_cols"), (lambda: show_images([]), "at least one image"), (lambda: show_images(3), "as_image"),
+    (lambda: show_images(X, n_rows=0), "n_rows"), (lambda: show_images(X[None]), "as_image"), (lambda: show_signed(NAN), "finite"), (lambda: show_signed([]), "maps (H, W)"), (lambda: latents_to_rgb(NAN), "finite"),
     (lambda: subband_plate([NAN[1], (X[0], X[0], X[0])]), "finite"), (lambda: subband_plate([X[0], (X[0], NAN[1], X[0])]), "finite"), (lambda: show_reconstructions(X, X[:2]), "the same images"), (lambda: show_reconstructions(X[:0], X[:0]), "at least one"),
-    (lambda: as_picture(np.zeros((4, 4), np.uint16)), "uint16"), (lambda: as_picture("x"), "got str")])
+    (lambda: as_image(np.zeros((4, 4), np.uint16)), "uint16"), (lambda: as_image("x"), "got str")])
 def test_pictures_of_nothing(f, words):
     with pytest.raises(ValueError) as e: f()
     one_line(e, words)

@@ -13,10 +13,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-import litevae_diffae.core as core
+import litevae_diffae.pretrained as pretrained
 from litevae_diffae import DDIM, AttributeClassifier, AttributeClassifierConfig, DiffAE, Editor, EditorConfig, KLVAE, LatentDDIM, LiteVAE
 from litevae_diffae.cli import main
-from litevae_diffae.core import find_weights, load_strict
+from litevae_diffae.pretrained import find_weights, load_strict
 from litevae_diffae.files import FileError, WriteError
 
 TINY = dict(extractor_channels=4, aggregator_channels=4, decoder_channels=4)
@@ -312,7 +312,7 @@ def test_a_full_disk_leaves_the_old_pair(when, vae, monkeypatch):
     old = {f: (vae/f).read_bytes() for f in (CONFIG, WEIGHTS)}
     model = LiteVAE.from_preset("litevae-tiny", **{**TINY, "decoder_channels": 8})
     def full(*args, **kwargs): raise OSError(errno.ENOSPC, "No space left on device")
-    if when == "weights": monkeypatch.setattr(core, "save_tensors", full)
+    if when == "weights": monkeypatch.setattr(pretrained, "save_tensors", full)
     else: monkeypatch.setattr("litevae_diffae.files.os.replace", full)
     with pytest.raises(WriteError, match="can't be written .No space left on device.") as found: model.save_pretrained(vae)
     assert "\n" not in str(found.value)

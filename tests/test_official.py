@@ -21,12 +21,12 @@ from plain_diffae import PlainLatentNet, PlainUNet, redrawn
 from safetensors.torch import load_file
 
 from litevae_diffae.cli import main
-from litevae_diffae.core import read_config
+from litevae_diffae.pretrained import read_config
 from litevae_diffae.diffae.latent import LatentDDIM
 from litevae_diffae.diffae.model import DiffAE
 from litevae_diffae.diffae.official import load_diffae_checkpoint, read_latents
 from litevae_diffae.diffusion.model import DDIM
-from litevae_diffae.pickles import read_arrays, read_saved
+from litevae_diffae.saved import read_arrays, read_saved
 
 SET_A = json.loads((Path(__file__).parent/"parity/diffae/config.json").read_text())["a"]
 AUTOENC, DDPM, LATENT = (SET_A[k] for k in ("autoenc", "ddpm", "latent"))

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from litevae_diffae import DiffAE, LiteVAE
 from litevae_diffae.cli import main
-from litevae_diffae.data import ImageFolder
+from litevae_diffae.folders import ImageFolder
 from litevae_diffae.diffae.model import slerp
 from litevae_diffae.diffusion.ddim import ddim_decode
 from litevae_diffae.diffusion.dpm_solver import dpm_decode

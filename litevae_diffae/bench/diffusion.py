@@ -22,7 +22,9 @@ from torch import Tensor, nn
 # %% ../../nbs/850_bench.diffusion.ipynb #67541707
 from .vae import comparison, in_fresh_process, in_turns, peak_rss, spread
 from ..core import in_test, n_params, seed_everything
-from ..data import Batch, Crops, load_avatars
+from ..crops import Batch
+from ..crops import Crops
+from ..avatars import load_avatars
 from ..diffae.model import DiffAE, DiffAEConfig
 from ..diffae.train import DiffusionTask
 from ..diffusion.schedule import q_sample

@@ -14,7 +14,10 @@ import torch
 from torch import Tensor
 
 # %% ../../nbs/820_commands.inputs.ipynb #b7c83bf3
-from ..data import ArraySource, Crops, ImageFolder, open_source
+from ..sources import ArraySource
+from ..crops import Crops
+from ..folders import ImageFolder
+from ..data import open_source
 from ..images import read_pixels
 from ..hub import both_there
 from .options import expand_path

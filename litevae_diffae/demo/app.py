@@ -16,7 +16,9 @@ from importlib import import_module
 import numpy as np
 import torch
 from torch import Tensor
-from ..data import ArraySource, Crops, load_avatars
+from ..sources import ArraySource
+from ..crops import Crops
+from ..avatars import load_avatars
 from ..diffae.manipulate import check_strength
 from ..diffae.model import DiffAE
 from ..diffae.show import between, both_codes, move_many

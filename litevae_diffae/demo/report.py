@@ -14,8 +14,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from ..core import check_positive, default_device, n_macs, n_params
-from ..data import load_photos
+from ..settings import check_positive
+from ..core import default_device, n_macs, n_params
+from ..photos import load_photos
 from ..experiments.autoencoding import load_faces, scores
 from ..diffae.model import DiffAE
 from ..diffae.show import predicted_x0, show_noise, show_two_codes, edit_strip, two_codes
@@ -29,7 +30,7 @@ from ..metrics import evaluate_reconstruction
 from ..commands.outputs import Outputs
 from ..checkpoint import read_log
 from ..optim import cpu_has_bf16
-from ..viz import as_picture, fig_to_png, latents_to_rgb, plot_losses, show_images, show_reconstructions, show_subbands
+from ..viz import as_image, fig_to_png, latents_to_rgb, plot_losses, show_images, show_reconstructions, show_subbands
 
 # %% ../../nbs/860_demo.report.ipynb #d9caab09
 def train_demo(out:Path, # folder of the run; an old run in it is replaced
@@ -114,7 +115,7 @@ def demo_figures(model:LiteVAE, images:list, log:list)->dict: # name -> PNG byte
     shown = [x[:, :384, :512] for x in images]
     with torch.no_grad():
         latents = [latents_to_rgb(model.encode(x[None].to(model.device)).latent_dist.mean.cpu())[0] for x in shown]
-    pairs = [as_picture(p) for x,z in zip(shown, latents) for p in (x, np.asarray(z).repeat(8, 0).repeat(8, 1))]
+    pairs = [as_image(p) for x,z in zip(shown, latents) for p in (x, np.asarray(z).repeat(8, 0).repeat(8, 1))]
     keys = {k: label for k,label in (("l1", "L1 per number"), ("lpips", "LPIPS"), ("kl", "KL, nats per number")) if k in log[0]}
     return {"first": fig_to_png(show_reconstructions(shown[:2], [reconstruct(model, x[None])[0] for x in shown[:2]])),
             "reconstructions": fig_to_png(show_reconstructions(shown, [reconstruct(model, x[None])[0] for x in shown])),

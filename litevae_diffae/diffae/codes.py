@@ -21,10 +21,15 @@ from tqdm import tqdm
 
 # %% ../../nbs/305_diffae.codes.ipynb #4aab6f40
 from ..caches import checksum, differences, locked, module_digest
-from ..core import check_positive
-from ..data import Batch, Crops, ImageFolder, Part, Source
+from ..settings import check_positive
+from ..crops import Batch
+from ..data import Part
+from ..crops import Crops
+from ..folders import ImageFolder
+from ..sources import Source
 from ..crops import Order
-from ..data import one_pass, open_source
+from ..crops import one_pass
+from ..data import open_source
 from ..files import FileError, MissingFile
 from ..files import read_json, read_tensor_header, read_tensors, write_json, write_tensors
 

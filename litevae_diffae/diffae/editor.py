@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 # %% ../../nbs/325_diffae.editor.ipynb #d94d6646
-from ..core import Pretrained, seed_everything
+from ..pretrained import Pretrained
+from ..core import seed_everything
 from .codes import Codes
 from .manipulate import check_names, check_strength, fit_adam, labelled
 from ..settings import check_counts, check_limits, check_number, check_positive

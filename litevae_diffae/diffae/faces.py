@@ -17,10 +17,11 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import nms
-from ..core import load_strict
+from ..pretrained import load_strict
 from ..files import FileError
-from ..images import ImageError, read_pixels, to_array
-from ..pickles import read_saved
+from ..pixels import ImageError, to_array
+from ..images import read_pixels
+from ..saved import read_saved
 from ..settings import check_number, shown
 
 # %% ../../nbs/365_diffae.faces.ipynb #fe4752dc

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 # %% ../../nbs/310_diffae.latent.ipynb #a9b363fd
-from ..core import Pretrained, check_generator, check_tensor, check_values, draw_normal
+from ..pretrained import Pretrained
+from ..core import check_generator, check_tensor, check_values, draw_normal
 from .codes import code_stats
 from ..diffusion.dpm_solver import pick_sampler
 from ..diffusion.schedule import Schedule, check_steps, const_betas, q_sample

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 # %% ../../nbs/315_diffae.manipulate.ipynb #4686ce95
 from ..attributes import AttributeTable
-from ..core import Pretrained
+from ..pretrained import Pretrained
 from .codes import Codes, code_batches
 from ..files import FileError
 from ..settings import check_number, check_positive, check_types, shown

@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Callable
 import torch
 from torch import Tensor, nn
-from ..core import check_counts, check_generator, check_limits, check_positive
-from ..core import check_tensor, check_value, check_values, draw_normal, shown
+from ..settings import check_counts, check_limits, check_positive
+from ..core import check_generator
+from ..core import check_tensor, check_values, draw_normal
+from ..settings import check_value, shown
 from .classcond import draw_codes
 from .editor import Editor
 from .encoder import SemanticEncoder

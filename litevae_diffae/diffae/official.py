@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 
 # %% ../../nbs/360_diffae.official.ipynb #b0195578
-from ..core import build_empty, find_class, load_strict
+from ..pretrained import build_empty, find_class, load_strict
 from .latent import LatentDDIM, LatentDDIMConfig
 from .manipulate import AttributeClassifier, AttributeClassifierConfig
 from .model import DiffAE, DiffAEConfig
 from ..diffusion.model import DDIM, DDIMConfig
 from ..files import FileError, check_names
-from ..pickles import read_saved
+from ..saved import read_saved
 from ..settings import make_config
 
 # %% ../../nbs/360_diffae.official.ipynb #fcfe8a47

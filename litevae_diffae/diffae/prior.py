@@ -17,7 +17,8 @@ from ..caches import checksum
 from ..core import seed_everything
 from .codes import Codes, cache_codes, code_batches, is_cache, load_codes
 from .latent import LatentDDIM
-from ..train import Task, TrainConfig, Trainer
+from ..train import Task, Trainer
+from ..optim import TrainConfig
 
 # %% ../../nbs/345_diffae.prior.ipynb #edd9dcf0
 def _given_codes(model, data, out, progress):

@@ -11,8 +11,12 @@ from functools import partial
 from pathlib import Path
 import torch
 from torch import Tensor, nn
-from ..core import find_class, seed_everything
-from ..data import Batch, Crops, Source, batches, hold_out
+from ..pretrained import find_class
+from ..core import seed_everything
+from ..crops import Batch
+from ..data import hold_out
+from ..crops import Crops, batches
+from ..sources import Source
 from .model import DiffAE
 from ..diffusion.model import DDIM, DiffusionModel
 from ..resume import data_identity

@@ -10,7 +10,8 @@ __all__ = ['predict_x0', 'predict_eps', 'Step', 'ddim_step', 'ddim_sigma', 'add_
 from typing import Callable, NamedTuple
 import torch
 from torch import Tensor
-from ..core import check_callback, check_generator, check_number, check_value
+from ..core import check_callback, check_generator
+from ..settings import check_number, check_value
 from ..core import draw_normal
 from .schedule import Schedule, ddim_timesteps
 

@@ -12,7 +12,7 @@ from typing import Callable, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from ..core import check_number, shown
+from ..settings import check_number, shown
 from .ddim import check_sampling, ddim_decode, ddim_grid, predict_x0
 from .schedule import Schedule
 

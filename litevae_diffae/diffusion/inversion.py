@@ -9,7 +9,7 @@ __all__ = ['methods', 'invert_official', 'mirror_step', 'invert_mirror', 'invert
 from typing import Callable
 import torch
 from torch import Tensor
-from ..core import check_counts
+from ..settings import check_counts
 from .ddim import Step, check_sampling, ddim_step
 from .schedule import Schedule, ddim_timesteps
 

@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from typing import Callable
 import torch
 from torch import Tensor
-from ..core import Pretrained, can_look, check_counts, check_generator
+from ..pretrained import Pretrained
+from ..core import can_look, check_generator
+from ..settings import check_counts
 from ..core import check_tensor, check_values, draw_normal
 from .blocks import haar_stem
 from .dpm_solver import check_sampler, samplers

@@ -11,8 +11,10 @@ from itertools import accumulate
 from typing import Callable, NamedTuple
 import torch
 from torch import Tensor
-from ..core import can_look, check_counts, check_generator, check_number
-from ..core import check_value, draw_normal, shown
+from ..core import can_look, check_generator
+from ..settings import check_counts, check_number
+from ..settings import check_value, shown
+from ..core import draw_normal
 
 # %% ../../nbs/200_diffusion.schedule.ipynb #032d428c
 def linear_betas(n:int=1000, # number of steps T

@@ -14,7 +14,7 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from ..core import check_limits, check_positive, check_types
+from ..settings import check_limits, check_positive, check_types
 from .blocks import AttentionBlock, Down, Up
 from .blocks import haar_stem, haar_unstem, norm, resample
 from .blocks import way_down, way_up, zero_init

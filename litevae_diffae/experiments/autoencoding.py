@@ -12,7 +12,8 @@ import hashlib
 import torch
 from torch import Tensor
 from ..core import asset, seed_everything
-from ..data import Crops, open_source
+from ..crops import Crops
+from ..data import open_source
 from ..diffae.model import DiffAE
 from ..diffae.train import diffae_recipe, swap_probe, train_diffae
 from ..diffusion.model import DDIM, DiffusionModel

@@ -18,8 +18,11 @@ from typing import Callable, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from ..core import Pretrained, asset, check_limits, check_positive, check_types, seed_everything
-from ..data import AVATAR_NAMES, counterfactual_pairs, to_tensor
+from ..pretrained import Pretrained
+from ..core import asset, seed_everything
+from ..settings import check_limits, check_positive, check_types
+from ..avatars import AVATAR_NAMES, counterfactual_pairs
+from ..pixels import to_tensor
 from .autoencoding import load_faces
 from ..diffae.codes import Codes, cache_codes
 from ..diffae.editor import fit_editor, mean_shifts

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 from ..caches import checksum, kept, module_digest
 from ..core import asset, seed_everything
-from ..data import Crops, Part, open_source
+from ..crops import Crops
+from ..data import Part, open_source
 from ..diffae.classcond import accept_codes, class_logits, fit_class, label_rows
 from .autoencoding import autoencoding_rows, load_faces, train_row
 from ..diffae.codes import Codes, cache_codes

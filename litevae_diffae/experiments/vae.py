@@ -23,7 +23,9 @@ import torch
 from torch import Tensor
 from ..bench.vae import build_encoder, in_fresh_process, in_turns
 from ..core import asset, default_device, in_test, n_macs, n_params, seed_everything
-from ..data import Crops, open_source, to_tensor
+from ..crops import Crops
+from ..data import open_source
+from ..pixels import to_tensor
 from .records import Experiment, Row, row_key
 from ..litevae.adversarial import AdversarialConfig, train_adversarial
 from ..litevae.analysis import WaveletVAE, decoder_imbalance, evaluate_sizes, latent_mmd, latent_spectrum

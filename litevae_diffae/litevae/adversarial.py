@@ -14,13 +14,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from ..core import n_params
-from ..data import Batch
+from ..crops import Batch
 from .discriminator import DiscriminatorConfig, PatchDiscriminator, build_discriminator
 from .discriminator import cutmix_consistency, cutmix_mask, d_loss, g_loss, unet_mult
 from .model import LiteVAE, LiteVAEConfig
 from .train import LiteVAETask, train_litevae
 from ..settings import check_limits, check_positive, check_types
-from ..train import TrainConfig
+from ..optim import TrainConfig
 
 # %% ../../nbs/160_litevae.adversarial.ipynb #52a2ecd4
 @contextmanager

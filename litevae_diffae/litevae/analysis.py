@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from ..core import n_macs, n_params
-from ..data import Crops
+from ..crops import Crops
 from ..layers import GroupNormSiLU
 from .decoder import Decoder
 from .encoder import FeatureUNet, WaveletEncoder

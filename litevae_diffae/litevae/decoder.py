@@ -10,7 +10,7 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from ..core import check_counts, check_value
+from ..settings import check_counts, check_value
 from ..layers import Attention, GroupNormSiLU, ResBlock, Upsample
 from .smc import SMCResBlock
 from .wavelets import dwt2, idwt2

@@ -9,7 +9,8 @@ __all__ = ['before_relu', 'feature_loss', 'ldl_weights', 'ldl_loss']
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from ..metrics import TRUNKS, full_precision, lpips_net, to_rgb, to_unit
+from ..perceptual import TRUNKS, full_precision, lpips_net, to_rgb
+from ..checks import to_unit
 
 # %% ../../nbs/710_litevae.detail_losses.ipynb #0183c1c1
 def before_relu(x:Tensor, # (B, 1 or 3, H, W) in [-1, 1], H and W at least 31, for "vgg" 16

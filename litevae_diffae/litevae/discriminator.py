@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 from torch.nn.utils.parametrize import register_parametrization
-from ..metrics import full_precision
+from ..perceptual import full_precision
 from ..settings import check_counts, check_limits, check_types, check_value
 
 # %% ../../nbs/150_litevae.discriminator.ipynb #76907a31

@@ -11,13 +11,14 @@ from dataclasses import asdict
 from pathlib import Path
 import torch
 from torch import Tensor, nn
-from ..core import load_strict, seed_everything
-from ..data import Batch
+from ..pretrained import load_strict
+from ..core import seed_everything
+from ..crops import Batch
 from .losses import LossWeights, reconstruction_loss
 from .model import LiteVAE, LiteVAEConfig
 from .train import LiteVAETask, delta_init, train_litevae
 from ..settings import make_config
-from ..train import TrainConfig
+from ..optim import TrainConfig
 
 # %% ../../nbs/165_litevae.distill.ipynb #fec7c1a7
 def make_student(teacher:LiteVAE, # left as it is

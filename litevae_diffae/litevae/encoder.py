@@ -11,7 +11,7 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from ..core import check_counts, check_value
+from ..settings import check_counts, check_value
 from ..layers import ResBlock
 from .wavelets import dwt2
 

@@ -16,7 +16,8 @@ from fastcore.basics import patch
 from torch import Tensor, nn
 
 # %% ../../nbs/135_litevae.klvae.ipynb #0ff92117
-from ..core import AGAIN, check_limits, check_number, check_weights, load_strict, make_config
+from ..pretrained import AGAIN, check_weights, load_strict
+from ..settings import check_limits, check_number, make_config
 from ..files import FileError, read_json, read_tensor_header, read_tensors
 from ..layers import Downsample, GroupNormSiLU, ResBlock
 from .decoder import Decoder, MidBlock

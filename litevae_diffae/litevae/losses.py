@@ -17,7 +17,8 @@ from torch import Tensor
 # %% ../../nbs/145_litevae.losses.ipynb #4f6e3603
 from .detail_losses import feature_loss, ldl_loss
 from .wavelets import wavedec2
-from ..metrics import gaussian_filter, gaussian_window, lpips
+from ..metrics import gaussian_filter, gaussian_window
+from ..perceptual import lpips
 from ..settings import check_types
 
 # %% ../../nbs/145_litevae.losses.ipynb #3ace4145

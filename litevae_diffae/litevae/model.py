@@ -24,8 +24,12 @@ from PIL import Image
 from torch import Tensor, nn
 
 # %% ../../nbs/130_litevae.model.ipynb #7e910937
-from ..core import Pretrained, check_counts, check_generator, check_limits, check_types, check_values, shown
-from ..data import Crops, Source, one_pass, open_source
+from ..pretrained import Pretrained
+from ..settings import check_counts, check_limits, check_types, shown
+from ..core import check_generator, check_values
+from ..crops import Crops, one_pass
+from ..sources import Source
+from ..data import open_source
 from ..layers import Attention, GroupNormSiLU, check_overflow
 from .decoder import Decoder
 from .encoder import NAFBlock, TransformerBlock, WaveletEncoder

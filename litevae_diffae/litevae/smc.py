@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
 from torch import Tensor, nn
-from ..core import check_positive
+from ..settings import check_positive
 
 # %% ../../nbs/110_litevae.smc.ipynb #ddaefef3
 def smc_weight(weight:Tensor, # (c_out, c_in, k, k)

@@ -13,14 +13,19 @@ from functools import partial
 from pathlib import Path
 import torch
 from torch import Tensor, nn
-from ..core import find_class, read_config, seed_everything
-from ..data import Batch, Crops, Source, batches, hold_out
+from ..pretrained import find_class, read_config
+from ..core import seed_everything
+from ..crops import Batch
+from ..data import hold_out
+from ..crops import Crops, batches
+from ..sources import Source
 from .klvae import KLVAE, KLVAEConfig
 from .losses import LossWeights, draw_warp, equivariance_pair, reconstruction_loss
 from .model import Autoencoder, LiteVAE, LiteVAEConfig, compute_latent_stats
 from ..resume import data_identity
 from ..settings import check_positive
-from ..train import Task, TrainConfig, Trainer
+from ..train import Task, Trainer
+from ..optim import TrainConfig
 from ..viz import image_grid
 
 # %% ../../nbs/155_litevae.train.ipynb #94534565
