@@ -124,7 +124,7 @@ def _fits(size, rule):
 
 # %% ../nbs/008_core.ipynb #5a11e0c2
 def draw_normal(shape:tuple, # sizes of the noise, e.g. (B, C, H, W)
-                generator:torch.Generator=None, # draws on its own device; PyTorch's global one if None
+                generator:torch.Generator=None, # draws on its own device; the global one if None
                 device:torch.device=None, # where the noise is wanted; CPU if None
                 dtype:torch.dtype=None, # floating-point type; PyTorch's default if None
                )->torch.Tensor: # standard normal, on `device`
