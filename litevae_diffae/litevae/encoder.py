@@ -56,7 +56,7 @@ class FeatureUNet(nn.Module):
             skips.append(x)
         x = self.mid(x)
         for block in self.up:
-            x = torch.cat([x, skips.pop()], 1) # a line of its own: frees both parts before the block
+            x = torch.cat([x, skips.pop()], 1) # on its own line, which frees both parts
             x = block(x)
         return self.conv_out(x)
 
@@ -80,7 +80,7 @@ class EncoderConfig:
 # %% ../../nbs/105_litevae.encoder.ipynb #6d6e2ebe
 NETWORKS = dict(unet=FeatureUNet, nafnet=FeatureNAFNet, vit=FeatureViT)
 
-def check_encoder(config:EncoderConfig, # its sizes are checked by the networks
+def check_encoder(config:EncoderConfig, # sizes are left to the networks
                  )->tuple: # the wavelet levels in use, ascending
     "`ValueError` unless channels, levels and kinds of network can be built."
     check_counts(in_channels=config.in_channels, z_channels=config.z_channels)
