@@ -17,7 +17,8 @@ from torch import nn
 from .core import load_strict, make_config
 from .layers import n_groups
 from .litevae.klvae import KLVAE
-from .litevae.model import Autoencoder, LiteVAE
+from .litevae.autoencoder import Autoencoder
+from .litevae.model import LiteVAE
 
 # %% ../nbs/830_interop.ipynb #14802558
 def need_diffusers()->None:

@@ -11,14 +11,30 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd import Function
-from .core import check_counts, check_value
 from .fastnorm import fast_backward, fast_forward
 from .norm import group_norm_silu_plain, in_vmap, is_channels_last, n_groups, plain_ops
+from .settings import check_counts, check_value
 
 # %% ../nbs/020_layers.ipynb #27ffe7e1
 def _fast(x):
     "True for the tensors that `fast_forward` and `fast_backward` are written for."
     return x.device.type == "cpu" and is_channels_last(x) and x.numel() > 0
+
+# %% ../nbs/020_layers.ipynb #0d283294
+def _plain(ctx, x, weight, bias, scale, shift):
+    "The plain layers with the settings of `ctx`."
+    return group_norm_silu_plain(x, ctx.n_groups, weight, bias, ctx.eps, scale, shift, ctx.act)
+
+# %% ../nbs/020_layers.ipynb #c9bf76d1
+def _recompute_in_vmap(ctx, dy, inputs, needs):
+    "Gradients for many `dy` at once."
+    wanted = [i for i,n in enumerate(needs) if n]
+    def f(*values):
+        given = dict(zip(wanted, values))
+        return _plain(ctx, *[given.get(i, t) for i,t in enumerate(inputs)])
+    _, vjp = torch.func.vjp(f, *[inputs[i] for i in wanted])
+    grads = iter(vjp(dy))
+    return [next(grads) if n else None for n in needs]
 
 # %% ../nbs/020_layers.ipynb #22c5969a
 def _recompute(ctx, dy, inputs, needs):
@@ -33,20 +49,18 @@ def _recompute(ctx, dy, inputs, needs):
         grads = iter(torch.autograd.grad(y, wanted, dy, create_graph=twice))
     return [next(grads) if n else None for n in needs]
 
-def _plain(ctx, x, weight, bias, scale, shift):
-    "The plain layers with the settings of `ctx`."
-    return group_norm_silu_plain(x, ctx.n_groups, weight, bias, ctx.eps, scale, shift, ctx.act)
-
-# %% ../nbs/020_layers.ipynb #c9bf76d1
-def _recompute_in_vmap(ctx, dy, inputs, needs):
-    "`_recompute` for many `dy` at once."
-    wanted = [i for i,n in enumerate(needs) if n]
-    def f(*values):
-        given = dict(zip(wanted, values))
-        return _plain(ctx, *[given.get(i, t) for i,t in enumerate(inputs)])
-    _, vjp = torch.func.vjp(f, *[inputs[i] for i in wanted])
-    grads = iter(vjp(dy))
-    return [next(grads) if n else None for n in needs]
+# %% ../nbs/020_layers.ipynb #1c5e97fe
+def _fast_gradients(ctx, dy, inputs, mean, rstd):
+    "Gradients of the five inputs; that of a scale only if there is one."
+    x,weight,bias,scale,shift = inputs
+    dy = dy.to(x.dtype).contiguous(memory_format=torch.channels_last)
+    dx,dg,dh = fast_backward(x, dy, ctx.n_groups, inputs[1:], mean, rstd, ctx.act)
+    d_scale = dg*weight + dh*bias if ctx.needs_input_grad[3] else None
+    dw,db = dg,dh
+    if scale is not None:
+        s = 1 + scale.to(dg.dtype)
+        dw,db = dg*s, dh*s
+    return dx, dw.sum(0), db.sum(0), d_scale, dh
 
 # %% ../nbs/020_layers.ipynb #f5da82af
 class _GroupNormSiLU(Function):
@@ -75,19 +89,6 @@ class _GroupNormSiLU(Function):
         grads = _fast_gradients(ctx, dy, inputs, mean, rstd)
         cast = [g.to(t.dtype) if n else None for g,t,n in zip(grads, inputs, needs)]
         return *cast, None, None, None
-
-# %% ../nbs/020_layers.ipynb #1c5e97fe
-def _fast_gradients(ctx, dy, inputs, mean, rstd):
-    "Gradients of the five inputs; that of a scale only if there is one."
-    x,weight,bias,scale,shift = inputs
-    dy = dy.to(x.dtype).contiguous(memory_format=torch.channels_last)
-    dx,dg,dh = fast_backward(x, dy, ctx.n_groups, inputs[1:], mean, rstd, ctx.act)
-    d_scale = dg*weight + dh*bias if ctx.needs_input_grad[3] else None
-    dw,db = dg,dh
-    if scale is not None:
-        s = 1 + scale.to(dg.dtype)
-        dw,db = dg*s, dh*s
-    return dx, dw.sum(0), db.sum(0), d_scale, dh
 
 # %% ../nbs/020_layers.ipynb #5a8aa8bf
 def group_norm_silu(x:Tensor, # (B, C, ...) channels-last or contiguous, any float dtype

@@ -19,7 +19,7 @@ from ..data import Crops
 from ..layers import GroupNormSiLU
 from .decoder import Decoder
 from .encoder import FeatureUNet, WaveletEncoder
-from .model import Autoencoder, check_choice, check_config, check_stats
+from .autoencoder import Autoencoder, check_choice, check_config, check_stats
 from .train import orthogonal_centre
 from .wavelets import dwt2
 from ..metrics import lpips, psnr, ssim

@@ -10,10 +10,10 @@ __all__ = ['NETWORKS', 'scaled_bands', 'FeatureUNet', 'EncoderConfig', 'check_en
 from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
-from ..core import check_counts, check_value
 from ..layers import ResBlock, check_widths
 from .extractors import FeatureNAFNet, FeatureViT
 from .wavelets import dwt2
+from ..settings import check_counts, check_value
 
 # %% ../../nbs/105_litevae.encoder.ipynb #3e253f63
 def scaled_bands(x:Tensor, # (B, C, H, W), H and W multiples of 8

@@ -10,7 +10,7 @@ import copy
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from ..core import check_positive
+from ..settings import check_positive
 
 # %% ../../nbs/110_litevae.smc.ipynb #ddaefef3
 def smc_weight(weight:Tensor, # (c_out, c_in, k, k)
@@ -29,7 +29,7 @@ def smc_weight(weight:Tensor, # (c_out, c_in, k, k)
 
 # %% ../../nbs/110_litevae.smc.ipynb #b3747924
 class SMC(nn.Module):
-    "Self-modulated convolution (LiteVAE section 5, eq. 3), stride 1, zero padding that keeps the size."
+    "Self-modulated convolution (LiteVAE eq. 3), stride 1, zero padding that keeps the size."
     def __init__(self,
                  c_in:int, # input maps
                  c_out:int, # output maps
@@ -82,7 +82,7 @@ def fold_smc(model:nn.Module, # any module; may itself be an `SMC`
 
 # %% ../../nbs/110_litevae.smc.ipynb #ed852433
 class SMCResBlock(nn.Module):
-    "Residual block without normalisation: twice SiLU and 3x3 `SMC`, plus skip (LiteVAE appendix G)."
+    "Residual block without normalisation: twice SiLU and 3x3 `SMC`, plus skip (appendix G)."
     def __init__(self,
                  c_in:int, # input maps
                  c_out:int, # output maps

@@ -16,7 +16,8 @@ from ..core import check_positive, read_config, seed_everything
 from ..data import Batch, Crops, Source, batches, hold_out
 from .klvae import KLVAE, KLVAEConfig
 from .losses import LossWeights, draw_warp, loss_terms, warp, weighted_sum
-from .model import Autoencoder, LiteVAE, LiteVAEConfig, compute_latent_stats
+from .autoencoder import Autoencoder, compute_latent_stats
+from .model import LiteVAE, LiteVAEConfig
 from ..resume import data_identity
 from ..train import Task, TrainConfig, Trainer
 from ..viz import image_grid
