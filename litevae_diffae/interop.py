@@ -15,9 +15,10 @@ from torch import nn
 
 # %% ../nbs/830_interop.ipynb #364660bb
 from .pretrained import load_strict
-from .layers import n_groups
+from .norm import n_groups
 from .litevae.klvae import KLVAE
-from .litevae.model import Autoencoder, LiteVAE
+from .litevae.autoencoder import Autoencoder
+from .litevae.model import LiteVAE
 from .settings import make_config
 
 # %% ../nbs/830_interop.ipynb #14802558

@@ -13,7 +13,7 @@ from litevae_diffae.diffusion.inversion import invert
 from litevae_diffae.diffusion.schedule import Schedule, check_steps, const_betas, ddim_timesteps, ddpm_sample, linear_betas, respace, section_timesteps
 from litevae_diffae.litevae.decoder import Decoder
 from litevae_diffae.litevae.discriminator import PatchDiscriminator, StyleGANDiscriminator, UNetDiscriminator, unet_mult
-from litevae_diffae.litevae.encoder import FeatureUNet, WaveletEncoder
+from litevae_diffae.litevae.encoder import EncoderConfig, FeatureUNet, WaveletEncoder
 
 NAN, INF = math.nan, math.inf
 
@@ -272,7 +272,7 @@ def test_statistics(name, vae, x):
     for bad in (0, -2): says(f"{name}: must be positive, got {bad}", lambda: compute_latent_stats(vae, x, **{name: bad}))
 
 
-BLOCKS = [(lambda v: FeatureUNet(12, 12, v, (1,)), "channels"), (lambda v: FeatureUNet(12, 12, 8, (1,), v), "n_res_blocks"), (lambda v: WaveletEncoder(z_channels=v), "z_channels"), (lambda v: Decoder(channels=v), "channels"),
+BLOCKS = [(lambda v: FeatureUNet(12, 12, v, (1,)), "channels"), (lambda v: FeatureUNet(12, 12, 8, (1,), v), "n_res_blocks"), (lambda v: WaveletEncoder(EncoderConfig(z_channels=v)), "z_channels"), (lambda v: Decoder(channels=v), "channels"),
           (lambda v: Decoder(n_res_blocks=v), "n_res_blocks"), (lambda v: UNetDiscriminator(channels=v), "channels"), (lambda v: PatchDiscriminator(n_layers=v), "n_layers"),
           (lambda v: StyleGANDiscriminator(image_size=v), "image_size"), (lambda v: unet_mult(v), "size"), (lambda v: DiscriminatorConfig(channels=v), "channels")]
 

@@ -1,4 +1,4 @@
-"What chapter 18 does to the encoder's other networks."
+"The encoder's other networks, NAFNet and ViT, as training starts them."
 import pytest
 import torch
 from torch import nn

@@ -6,7 +6,8 @@ from diffusers.models.downsampling import Downsample2D
 from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.upsampling import Upsample2D
 from torch import nn
-from litevae_diffae.layers import Attention, Downsample, ResBlock, Upsample, is_channels_last, to_channels_last
+from litevae_diffae.layers import Attention, Downsample, ResBlock, Upsample, to_channels_last
+from litevae_diffae.norm import is_channels_last
 
 LAYOUTS = torch.contiguous_format, torch.channels_last
 

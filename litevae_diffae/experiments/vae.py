@@ -33,7 +33,8 @@ from ..litevae.distill import distill_decoder
 from ..litevae.discriminator import DiscriminatorConfig
 from ..litevae.klvae import KLVAE
 from ..litevae.losses import LossWeights, warp
-from ..litevae.model import Autoencoder, LiteVAE
+from ..litevae.autoencoder import Autoencoder
+from ..litevae.model import LiteVAE
 from ..litevae.train import delta_init, train_litevae, train_schedule
 from ..distances import alexnet_fd, rfid
 from ..metrics import evaluate_reconstruction, psnr, ssim

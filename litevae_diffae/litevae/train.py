@@ -21,7 +21,8 @@ from ..crops import Crops, batches
 from ..sources import Source
 from .klvae import KLVAE, KLVAEConfig
 from .losses import LossWeights, draw_warp, equivariance_pair, reconstruction_loss
-from .model import Autoencoder, LiteVAE, LiteVAEConfig, compute_latent_stats
+from .autoencoder import Autoencoder, compute_latent_stats
+from .model import LiteVAE, LiteVAEConfig
 from ..resume import data_identity
 from ..settings import check_positive
 from ..train import Task, Trainer
