@@ -166,7 +166,7 @@ def evaluate_reconstruction(reconstruct:Callable, # (1, C, H, W) in [-1, 1] -> i
                             baselines:bool=True, # measure `bicubic8` and `blockmean8` too
                             device:str|torch.device|None=None, # None: where the images are
                             min_size:int|None=64, # LPIPS enlarges smaller sides to it, pixels
-                           )->dict: # means by metric, "per_image", "n", "sizes", "baselines", "protocol"
+                           )->dict: # means, "per_image", "n", "sizes", "baselines", "protocol"
     "Measure reconstructions of whole images, each by itself, cropped to multiples of 8."
     rows, sizes = {"model": []}, []
     methods = {"bicubic8": bicubic8, "blockmean8": blockmean8} if baselines else {}
