@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 
 from litevae_diffae import DiffAE
-from litevae_diffae.bench.vae import hardware
+from litevae_diffae.timing import hardware
 from litevae_diffae.core import n_params
 from litevae_diffae.diffae.editor import fit_editor
 from litevae_diffae.experiments.autoencoding import evaluate_code

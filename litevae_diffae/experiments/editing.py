@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from ..core import Pretrained, asset, check_limits, check_positive, check_types, seed_everything
 from ..data import AVATAR_NAMES, counterfactual_pairs, to_tensor
-from .autoencoding import load_faces
+from ..diffae.scores import load_faces
 from ..diffae.latent import Codes, cache_codes
 from ..diffae.editor import fit_editor, mean_shifts
 from ..diffae.manipulate import balanced_rows, fit_classifier, labelled, linear_classifier

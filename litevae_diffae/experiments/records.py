@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from ..bench.vae import hardware, versions
+from ..timing import hardware, versions
 from ..caches import check_replaced, locked
 from ..checks import check_whole
 from ..files import FileError, parse_json, read_json, read_text, to_json, write_json

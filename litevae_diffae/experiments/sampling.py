@@ -20,7 +20,8 @@ from ..caches import checksum, kept, module_digest
 from ..core import asset, seed_everything
 from ..data import Crops, Part, open_source
 from ..diffae.classcond import accept_codes, class_logits, fit_class, label_rows
-from .autoencoding import autoencoding_rows, load_faces, train_row
+from ..diffae.scores import load_faces
+from .autoencoding import autoencoding_rows, train_row
 from ..diffae.latent import Codes, LatentDDIM, cache_codes, prior_recipe, train_prior
 from ..diffae.manipulate import AttributeClassifier, fit_l2, linear_classifier
 from ..diffae.model import DiffAE, slerp

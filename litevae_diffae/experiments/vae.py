@@ -21,7 +21,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from ..bench.vae import build_encoder, in_fresh_process, in_turns
+from ..litevae.cost import build_encoder
+from ..timing import in_fresh_process, in_turns
 from ..core import asset, default_device, in_test, n_macs, n_params, seed_everything
 from ..data import Crops, open_source, to_tensor
 from .records import Experiment, Row, row_key
@@ -168,7 +169,7 @@ def run_cost(config:dict, seed:int, folder)->dict: # metrics
     wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
     if device.type == "cuda": torch.cuda.reset_peak_memory_stats()
     with torch.inference_mode(): times = in_turns({name: lambda: (encoder(x), wait())}, config["rounds"])[name]
-    memory = torch.cuda.max_memory_allocated()/1e6 if device.type == "cuda" else in_fresh_process(f"memory_growth({name!r}, {batch}, {size})")["total"]
+    memory = torch.cuda.max_memory_allocated()/1e6 if device.type == "cuda" else in_fresh_process("litevae_diffae.litevae.cost.encoder_memory", name, batch, size)["total"]
     return {**out, "images_per_second": batch/sorted(times)[len(times)//2], "memory_mb": memory}
 
 def model_of(config:dict, # of a row that trains
