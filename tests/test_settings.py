@@ -13,7 +13,7 @@ import torch
 from litevae_diffae import (DDIM, AttributeClassifier, AttributeClassifierConfig, DDIMConfig, DiffAE, DiffAEConfig, DiscriminatorConfig, Editor,
                             EditorConfig, KLVAE, KLVAEConfig, LatentDDIM, LatentDDIMConfig, LiteVAE, LiteVAEConfig, TrainConfig)
 from litevae_diffae.core import asset, build_empty, check_counts, check_number, check_positive, check_types, make_config
-from litevae_diffae.experiments.editing import PixelJudge
+from litevae_diffae.experiments.judge import PixelJudge
 from litevae_diffae.litevae.adversarial import AdversarialConfig
 from litevae_diffae.litevae.losses import LossWeights
 from litevae_diffae.settings import check_limits, field_types, shown

@@ -36,7 +36,7 @@ def _beyond(z): return (z.abs() > 3).float().mean()
 def code_scores(codes:Codes, # reference, the training images'
                 z_sem:Tensor, # (n, D) drawn codes
                 probe:AttributeClassifier=None, # reads the attributes
-               )->dict: # fd, kid, deviation, tails; with a probe: share_NAME, share_error
+               )->dict: # fd, kid, standard deviation, tails; with a probe: share_NAME, share_error
     "Distance of drawn codes to the data's."
     real, z = codes.normalized(), ((z_sem - codes.mean)/codes.std).float()
     found = dict(**feature_scores(real, z), deviation=z.std(0).mean().item(),
