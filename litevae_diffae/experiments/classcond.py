@@ -72,7 +72,8 @@ def class_split(attributes:Tensor, # (N, A) of 0/1
     "Rows of a class: `n` a seed set aside, the rest as reference."
     rows = torch.nonzero(attributes[:, column] == 1).flatten()
     if seed >= spare or len(rows) <= spare*n:
-        raise ValueError(f"n: {len(rows)} images of the class, {spare} x {n} set aside, seed {seed}")
+        raise ValueError(f"n: {len(rows)} images of the class, {spare} x {n} set aside, "
+                         f"seed {seed}")
     return rows[spare*n:], rows[n*seed:n*(seed + 1)]
 
 def one_label(codes:Codes, # with attributes
@@ -118,7 +119,7 @@ def _accepted(config, seed, work):
     rows, looked = accept_from(z_sem, classifier, n, config["accept"], seed)
     return z_sem[rows], f[rows], dict(accepted=n/looked)
 
-def run_class(config:dict, # attribute, kind, accept, model, n_train, n_images, n_pool, n_steps, size
+def run_class(config:dict, # attribute, kind, accept, model, n_train, n_images, n_pool, ...
               seed:int, # labels, and order of the pool
               folder, # beside those of the models
              )->dict: # fd, purity, accepted

@@ -139,7 +139,7 @@ def evaluate_editing(model:DiffAE, # decodes
                      move:Callable, # by `classifier_move` or `true_move`
                      judge:PixelJudge, # knows the attributes
                      n_steps:int=20, # T of decoding
-                    )->dict: # "worst", means as "success", ..., and "Hat + success", ... of each case
+                    )->dict: # "worst", means as "success", ..., each case as "Hat + success", ...
     "Scores of one way to edit."
     found = {c.name: edit_scores(c, apply_move(model, c, move, n_steps), judge) for c in cases}
     keys = list(next(iter(found.values())))
@@ -269,8 +269,8 @@ def editing_rows(scale:str)->list: # "small" or "paper" -> rows
 experiments = {"diffae-editing": Experiment(
     "Does an edit do what it should, and nothing else?",
     "Pairs of drawn faces that differ in one attribute, in neither split of the data; for each "
-    "attribute, adding (+) and removing (-). success: a classifier of pixels sees the wished value; "
-    "kept: the same for the six other attributes; lpips_true, lpips_original: of the edit to the "
+    "attribute, adding (+) and removing (-). success: a classifier of pixels sees the wished "
+    "value; kept: the same for the six other attributes; lpips_true, lpips_original: of the edit to the "
     "true counterfactual and to the original (lpips_pair: of these two); outside: mean "
     "|edit - original| on [0, 1] over pixels in which original and counterfactual agree "
     "(outside_rec: without an edit); decoded from the original's x_T; worst: smallest success of "
