@@ -270,8 +270,8 @@ experiments = {"diffae-editing": Experiment(
     "Does an edit do what it should, and nothing else?",
     "Pairs of drawn faces that differ in one attribute, in neither split of the data; for each "
     "attribute, adding (+) and removing (-). success: a classifier of pixels sees the wished "
-    "value; kept: the same for the six other attributes; lpips_true, lpips_original: of the edit to the "
-    "true counterfactual and to the original (lpips_pair: of these two); outside: mean "
+    "value; kept: the same for the six other attributes; lpips_true, lpips_original: of the edit "
+    "to the true counterfactual and to the original (lpips_pair: of these two); outside: mean "
     "|edit - original| on [0, 1] over pixels in which original and counterfactual agree "
     "(outside_rec: without an edit); decoded from the original's x_T; worst: smallest success of "
     "the eight. Without a named strength, the smallest that reaches a success of 0.95 on 12 "

@@ -55,7 +55,7 @@ experiments = {"t6": Experiment(
     pairs=(("LiteVAE-B", "VAE"),),
     budget="4 runs, 1 minute, and the models of t1")}
 
-# %% ../../nbs/630_experiments.latents.ipynb #43d59068
+# %% ../../nbs/630_experiments.latents.ipynb #a7f961a5
 def run_sizes(config:dict, # of: a row that trains; measure: sizes
               seed:int, # the model's
               folder, # beside that of the model
@@ -65,7 +65,7 @@ def run_sizes(config:dict, # of: a row that trains; measure: sizes
     model = model_of_row(of, seed, folder)
     return size_scores(model, open_images(held_out_data(of), "test"), config["measure"]["sizes"])
 
-# %% ../../nbs/630_experiments.latents.ipynb #8b9414c5
+# %% ../../nbs/630_experiments.latents.ipynb #9b27e747
 sides = [32, 64, 128, 256, 512] # pixels
 def _narrow_12(name): return narrow_row(name, 12)
 def _full_12(name): return full_row(name, 12, size=256)

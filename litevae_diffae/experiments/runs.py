@@ -10,7 +10,6 @@ __all__ = ['vaes', 'toy_sizes', 'new_model', 'shipped_model', 'start_model', 'tr
 import json
 from functools import partial
 from pathlib import Path
-from torch import Tensor
 from ..core import asset, find_class, n_params, seed_everything
 from .measures import (
     crop_scores, held_out_crops, imbalance_scores, log_curve, open_images, reconstruct_crops,

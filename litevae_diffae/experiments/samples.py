@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['experiments', 'paper_samples', 'alexnet_distances', 'all_label_probe', 'code_scores', 'run_prior', 'prior_rows',
-           'features_outside', 'run_samples', 'sample_rows', 'fid_rows']
+           'run_samples', 'sample_rows', 'fid_rows']
 
 # %% ../../nbs/650_experiments.samples.ipynb #48de25e2
 from pathlib import Path
@@ -93,14 +93,9 @@ experiments = {"diffae-prior": Experiment(
     prior_rows,
     budget="3 runs of one seed, 14 minutes")}
 
-# %% ../../nbs/650_experiments.samples.ipynb #32e07c53
-def features_outside(n_real:int, # faces of the reference, the first training faces
-                     n:int, # faces
-                     seed:int, # 0: held-out faces; then later training faces
-                     size:int, # pixels
-                     work:Path, # folder of all runs
-                    )->Tensor: # (n, 256)
-    "Features of real faces outside of the reference."
+# %% ../../nbs/650_experiments.samples.ipynb #ec2e64a9
+def _features_outside(n_real, n, seed, size, work):
+    "Features of real faces outside of the reference: held-out ones, then later training faces."
     test, train = face_features(500, size, work, "test"), face_features(12_000, size, work)
     pool, wanted = torch.cat([test, train[n_real:]]), n*(seed + 1)
     if len(pool) < wanted:
@@ -115,7 +110,7 @@ def _floor(config, seed, work):
         outside = face_images(range(n*seed, n*(seed + 1)), size, n_real)
         return set_scores(face_images(range(n_real), size), outside, "inception")
     real = face_features(12_000, size, work)[:n_real]
-    return feature_scores(real, features_outside(n_real, n, seed, size, work))
+    return feature_scores(real, _features_outside(n_real, n, seed, size, work))
 
 def _drawn(config, seed, work):
     "Images of the row's model."
@@ -168,7 +163,7 @@ def fid_rows(scale:str)->list: # "small" -> rows
     rows = sample_rows(scale)
     return [Row(r.name, {**r.config, "features": "inception"}, r.run) for r in rows]
 
-# %% ../../nbs/650_experiments.samples.ipynb #337f34a9
+# %% ../../nbs/650_experiments.samples.ipynb #a35aa668
 paper_samples = { # FID-50k at T = 10, 20, 50, 100
     "FFHQ128": {
         "DDIM": [29.56, 21.45, 15.08, 12.03],
