@@ -19,13 +19,13 @@ from pathlib import Path
 import torch
 
 from litevae_diffae import DiffAE
-from litevae_diffae.bench.vae import hardware
+from litevae_diffae.timing import hardware
 from litevae_diffae.core import n_params
 from litevae_diffae.diffae.editor import fit_editor
 from litevae_diffae.experiments.autoencoding import evaluate_code
 from litevae_diffae.diffae.codes import cache_codes
 from litevae_diffae.diffae.manipulate import fit_classifier
-from litevae_diffae.experiments.sampling import model_rows, prior_folder, prior_of, shipped_prior
+from litevae_diffae.experiments.faces import face_models, face_prior, prior_folder, shipped_prior
 from litevae_diffae.diffae.train import diffae_recipe
 from litevae_diffae.checkpoint import read_log
 
@@ -35,8 +35,8 @@ GAIN = {"Beard": 2.0, "Hat": 2.0}  # chosen on the validation pairs of the exper
 
 def refit_prior(work):
     "Fit the prior to the codes of the shipped weights, save it, and say how it was made."
-    model = model_rows()["Diff-AE"]
-    prior = prior_of(model, work, shipped_prior)
+    model = face_models()["Diff-AE"]
+    prior = face_prior(model, work, shipped_prior)
     prior.save_pretrained(OUT / "prior", dtype=torch.float16)
     last = read_log(prior_folder(model, work, shipped_prior))[-1]
     return {**shipped_prior, "parameters": n_params(prior), "final_loss": last["loss"], "codes_seen": last["images"]}

@@ -16,8 +16,8 @@ from litevae_diffae import DDIM, LiteVAE
 from litevae_diffae.crops import Crops
 from litevae_diffae.data import open_source
 from litevae_diffae.diffae.show import predicted_x0
-from litevae_diffae.experiments.autoencoding import load_faces
-from litevae_diffae.experiments.sampling import make_path
+from litevae_diffae.diffae.scores import load_faces
+from litevae_diffae.experiments.interpolation import make_path
 from litevae_diffae.files import write_tensors
 from litevae_diffae.litevae.analysis import residual_blocks
 from litevae_diffae.viz import to_uint8

@@ -13,7 +13,7 @@ from litevae_diffae.sources import ArraySource
 from litevae_diffae.crops import Crops
 from litevae_diffae.folders import ImageFolder
 from litevae_diffae.avatars import load_avatars
-from litevae_diffae.experiments import sampling
+from litevae_diffae.experiments import faces
 from litevae_diffae.diffae.codes import cache_codes, is_cache, load_codes, read_index
 from litevae_diffae.diffae.prior import find_codes
 from litevae_diffae.diffae.model import DiffAE
@@ -239,9 +239,9 @@ def test_a_kept_file_that_is_damaged_or_anothers(tmp_path, damage, words):
 
 def test_features_of_faces_know_the_faces(tmp_path, monkeypatch):
     small = lambda images: lambda n, size, split="train": Crops(source(images[:4], LABELS[:4]), size, train=False)
-    monkeypatch.setattr(sampling, "crops_of", small(IMAGES))
-    f = sampling.face_features(4, 64, tmp_path)
-    assert torch.equal(sampling.face_features(4, 64, tmp_path), f)
-    monkeypatch.setattr(sampling, "crops_of", small(np.ascontiguousarray(IMAGES[::-1])))
-    with pytest.raises(FileError) as e: sampling.face_features(4, 64, tmp_path)
+    monkeypatch.setattr(faces, "crops_of", small(IMAGES))
+    f = faces.face_features(4, 64, tmp_path)
+    assert torch.equal(faces.face_features(4, 64, tmp_path), f)
+    monkeypatch.setattr(faces, "crops_of", small(np.ascontiguousarray(IMAGES[::-1])))
+    with pytest.raises(FileError) as e: faces.face_features(4, 64, tmp_path)
     refused(e, "alexnet-train-4-64.safetensors", "images=")

@@ -12,7 +12,8 @@ from litevae_diffae.experiments import records as experiment
 from litevae_diffae.cli import main
 from litevae_diffae.experiments.records import Experiment, Row, check_target, make_table, read_records, read_results, results_table, row_key, run_experiment, spread_of, write_results
 from litevae_diffae.files import FileError, read_json, to_json
-from litevae_diffae.experiments.vae import compare_rows, verdict
+from litevae_diffae.experiments.decoders import experiments as decoders
+from litevae_diffae.experiments.directions import compare_rows, verdict
 
 CALLS = []
 
@@ -120,7 +121,7 @@ def test_numbers_that_are_not_finite(tmp_path, monkeypatch):
     assert [r["PSNR"] for r in results_table(found, {"psnr": ("PSNR", ".1f")})] == ["not finite", "20.0 (0.0)"]
     assert run(tmp_path)["rows"] == found["rows"]                             # written once, not measured again
     assert verdict(exact["psnr"], found["rows"][1]["metrics"]["psnr"], .5) == "not finite"
-    line, = compare_rows({"rows": [dict(name="SMC", metrics=exact), dict(name="group norm", metrics=found["rows"][1]["metrics"])]}, "t4", ("psnr", "loss"))
+    line, = compare_rows({"rows": [dict(name="SMC", metrics=exact), dict(name="group norm", metrics=found["rows"][1]["metrics"])]}, decoders["t4"], ("psnr", "loss"))
     assert line["psnr"] == "not finite" and line["loss"].startswith("-1: ")
 
 

@@ -16,7 +16,7 @@ from litevae_diffae.core import asset
 from litevae_diffae.pretrained import build_empty
 from litevae_diffae.settings import (check_counts, check_number, check_positive, check_types,
                                      make_config)
-from litevae_diffae.experiments.editing import PixelJudge
+from litevae_diffae.experiments.judge import PixelJudge
 from litevae_diffae.litevae.adversarial import AdversarialConfig
 from litevae_diffae.litevae.losses import LossWeights
 from litevae_diffae.settings import check_limits, field_types, shown

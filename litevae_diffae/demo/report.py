@@ -17,7 +17,7 @@ from torch import Tensor
 from ..settings import check_positive
 from ..core import default_device, n_macs, n_params
 from ..photos import load_photos
-from ..experiments.autoencoding import load_faces, scores
+from ..diffae.scores import load_faces, scores
 from ..diffae.model import DiffAE
 from ..diffae.show import predicted_x0, show_noise, show_two_codes, edit_strip, two_codes
 from ..diffae.train import swap_probe, train_diffae
