@@ -363,7 +363,7 @@ class Edit(ReadOptions):
         images.finish()
 
 # %% ../nbs/890_cli.ipynb #4abe33d4
-bench_parts = ("wavelets", "encode", "memory", "smc", "layers", "profile", "diffusion_train", "diffusion_sample", "diffusion_memory") # as in 840_bench.vae, which takes PyTorch to load
+bench_parts = ("wavelets", "encode", "memory", "smc", "layers", "profile", "diffusion_train", "diffusion_sample", "diffusion_memory") # as in 855_bench.run, which takes PyTorch to load
 
 @dataclass(frozen=True)
 class Bench(Command):
@@ -373,7 +373,7 @@ class Bench(Command):
     minutes: Optional[Minutes] = None # time to aim at
 
     def run(self):
-        from litevae_diffae.bench.vae import run_bench
+        from litevae_diffae.bench.run import run_bench
         from litevae_diffae.commands.outputs import claim_json, open_folder
         out = claim_json(self.out, ("hardware", "parts"))
         open_folder(out.parent)
