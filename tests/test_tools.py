@@ -11,7 +11,7 @@ from conftest import ROOT
 from make_readme import readme
 from make_sidebar import section, sidebar
 from PIL import Image
-from run_notebooks import smaller, tidy
+from run_notebooks import replace_images, smallest, tidy
 
 
 def code(i, source): return {"cell_type": "code", "id": f"c{i}", "metadata": {"tags": ["x"]}, "execution_count": 7, "outputs": [], "source": source}
@@ -67,13 +67,43 @@ def test_tidy():
     assert tidy([f"File {ROOT}/nbs/x\r\n"]) == ["File nbs/x\n"]
 
 
-def test_smaller_keeps_the_picture():
-    pixels = np.random.default_rng(0).integers(0, 256, (8, 9, 4), dtype=np.uint8)
-    pixels[..., 3] = 255
-    png = BytesIO()
-    Image.fromarray(pixels).save(png, format="PNG")
-    back = Image.open(BytesIO(base64.b64decode(smaller(base64.b64encode(png.getvalue()).decode()))))
-    assert back.mode == "RGB" and (np.array(back) == pixels[..., :3]).all()
+def png_of(pixels):
+    out = BytesIO()
+    Image.fromarray(pixels).save(out, format="PNG")
+    return out.getvalue()
+
+
+def pixels_of(data): return np.array(Image.open(BytesIO(data)).convert("RGB"))
+
+
+def test_a_plot_stays_without_loss():
+    pixels = np.full((60, 80, 4), 255, dtype=np.uint8)
+    pixels[20:30, 10:70, :3] = (200, 30, 40)
+    kind, data = smallest(png_of(pixels))
+    assert kind == "image/png" and len(data) < 300 and (pixels_of(data) == pixels[..., :3]).all()
+
+
+def test_a_photograph_becomes_a_jpeg_below_the_limit():
+    rng = np.random.default_rng(0)
+    for size, grain in ((200, 8), (700, 60)):
+        smooth = np.linspace(0, 200, size)[:, None, None] + np.zeros((size, size, 3))
+        pixels = (smooth + rng.integers(0, grain, (size, size, 3))).astype(np.uint8)
+        kind, data = smallest(png_of(pixels))
+        assert kind == "image/jpeg" and len(data) < len(png_of(pixels)) and np.abs(pixels_of(data) - pixels.astype(float)).mean() < grain
+        assert len(data) <= 95_000 or grain == 60
+
+
+def test_an_image_that_shows_the_same_is_kept():
+    rng = np.random.default_rng(0)
+    pixels = (np.linspace(0, 200, 120)[:, None, None] + rng.integers(0, 9, (120, 120, 3))).astype(np.uint8)
+    def output(data, kind="image/png"): return [{"data": {"text/plain": "<Figure>", kind: base64.b64encode(data).decode()}}]
+    stored = output(png_of(pixels))
+    replace_images(stored)
+    kept = json.dumps(stored)
+    for change, same in ((0, True), (1, True), (30, False)):
+        again = output(png_of(pixels + np.uint8(change)))
+        replace_images(again, stored)
+        assert (json.dumps(again) == kept) == same and list(again[0]["data"])[-1] == "text/plain"
 
 
 def test_readme():

@@ -3,12 +3,14 @@
 
     python tools/run_notebooks.py                                   # all of them
     python tools/run_notebooks.py 024_viz nbs/100_litevae.wavelets.ipynb
+    python tools/run_notebooks.py --shrink                          # runs nothing: stored images in fewer bytes
 
 Cells that nbdev would not test (`#| eval: false` and the flags of settings.ini) stay unrun and without output. Every notebook has a process
-of its own; one that fails is left as it was.
+of its own; one that fails is left as it was. An image that shows what the stored one shows is left as it is stored: nothing is committed twice.
 """
 import argparse
 import base64
+import json
 import os
 import subprocess
 import sys
@@ -16,9 +18,13 @@ import time
 from io import BytesIO
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
+MAX_BYTES = 95_000  # of an image
+SHARP_BYTES = 10_000  # a drawing that stays without loss, whatever a JPEG would take
+SAME_RMS = 3.0  # levels of 255 between two images that show the same
 
 
 def find(name):
@@ -35,11 +41,59 @@ def tidy(text):
     return "\n".join(lines).splitlines(True)
 
 
-def smaller(png):
-    "The same picture in fewer bytes: no alpha channel, best compression."
+def encoded(image, kind, **settings):
+    "The bytes of an image file."
     out = BytesIO()
-    with Image.open(BytesIO(base64.b64decode(png))) as img: img.convert("RGB").save(out, format="PNG", optimize=True)
-    return base64.b64encode(out.getvalue()).decode()
+    image.save(out, format=kind, optimize=True, **settings)
+    return out.getvalue()
+
+
+def smallest(data):
+    "The fewest bytes that show an image, and their type: PNG without loss, or JPEG at quality 85, and below that for what is still too large."
+    with Image.open(BytesIO(data)) as image: rgb = image.convert("RGB")
+    few = rgb.convert("P", palette=Image.Palette.ADAPTIVE, colors=256) if rgb.getcolors(256) else rgb
+    png = encoded(few, "PNG")
+    if rgb.getcolors(256) and few.convert("RGB").tobytes() != rgb.tobytes(): png = encoded(rgb, "PNG")
+    if len(png) <= SHARP_BYTES: return "image/png", png
+    files = [("image/png", png)]
+    for quality in (85, 75, 65, 55):
+        files.append(("image/jpeg", encoded(rgb, "JPEG", quality=quality)))
+        if min(len(f) for _, f in files) <= MAX_BYTES: break
+    return min(files, key=lambda f: len(f[1]))
+
+
+def same_image(a, b):
+    "Whether two image files show the same: equal size, and no more between them than a compression or another machine's rounding makes."
+    arrays = []
+    for data in (a, b):
+        with Image.open(BytesIO(data)) as image: arrays.append(np.asarray(image.convert("RGB"), dtype=np.float32))
+    return arrays[0].shape == arrays[1].shape and float(np.sqrt(np.mean((arrays[0] - arrays[1])**2))) <= SAME_RMS
+
+
+def images_in(outputs):
+    "(data, type) of each output that is an image."
+    found = ((out.get("data", {}), [m for m in out.get("data", {}) if m in ("image/png", "image/jpeg")]) for out in outputs)
+    return [(data, mimes[0]) for data, mimes in found if mimes]
+
+
+def replace_images(outputs, before=()):
+    "Store the images of outputs in few bytes; one that shows what stood there before is kept byte for byte."
+    old = [base64.b64decode("".join(data[mime])) for data, mime in images_in(before)]
+    old_mimes = [mime for _, mime in images_in(before)]
+    for k, (data, mime) in enumerate(images_in(outputs)):
+        new = base64.b64decode("".join(data[mime]))
+        if k < len(old) and len(old[k]) <= MAX_BYTES and same_image(new, old[k]): kind, new = old_mimes[k], old[k]
+        else: kind, new = smallest(new)
+        rest = {m: v for m, v in data.items() if m != mime}
+        data.clear()
+        data.update({kind: base64.b64encode(new).decode(), **rest})
+
+
+def shrink(path):
+    "Encode the stored images of a notebook anew; nothing is run."
+    nb = json.loads(path.read_text(encoding="utf-8"))
+    for cell in nb["cells"]: replace_images(cell.get("outputs", []))
+    path.write_text(json.dumps(nb, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def run_one(path):
@@ -55,11 +109,11 @@ def run_one(path):
 
     os.chdir(ROOT)
     flags = set(get_config().tst_flags.split())
-    nb = read_nb(path)
+    nb, before = read_nb(path), {}
 
     def unrun(cell):
         if cell.cell_type != "code": return True
-        cell.outputs = []
+        before[cell.id], cell.outputs = cell.get("outputs", []), []
         directives = extract_directives(deepcopy(cell), remove=False) or {}
         return directives.get("eval:", [""])[0].lower() == "false" or bool(flags & directives.keys())
 
@@ -72,7 +126,7 @@ def run_one(path):
             if "text" in out: out["text"] = tidy(out["text"])
             for mime in out.get("data", {}):
                 if mime.startswith("text/"): out["data"][mime] = tidy(out["data"][mime])
-                elif mime == "image/png": out["data"][mime] = smaller("".join(out["data"][mime]))
+        replace_images(cell.get("outputs", []), before.get(cell.id, ()))
     _nbdev_clean(nb)
     write_nb(nb, path)
 
@@ -81,10 +135,14 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("notebooks", nargs="*", help="paths or names such as 024_viz; default: all")
     parser.add_argument("--here", action="store_true", help="run in this process (used for one notebook)")
+    parser.add_argument("--shrink", action="store_true", help="encode the stored images anew and run nothing")
     args = parser.parse_args()
     every = [p for p in sorted((ROOT / "nbs").rglob("*.ipynb")) if ".ipynb_checkpoints" not in p.parts]
     paths = [find(name) for name in args.notebooks] or every
     if args.here: return run_one(paths[0])
+    if args.shrink:
+        for path in paths: shrink(path)
+        return
     env = {k: v for k, v in os.environ.items() if k != "IN_TEST"}
     env.setdefault("COLUMNS", "100")
     failed = []
