@@ -29,7 +29,6 @@ from ..diffae.model import DiffAE
 from ..diffae.scores import load_faces, scores
 from ..diffae.show import edit_strip, predicted_x0, show_noise, show_two_codes, two_codes
 from ..diffae.train import swap_probe, train_diffae
-from ..files import write_atomic
 from ..litevae.klvae import KLVAE
 from ..litevae.model import LiteVAE
 from ..litevae.train import train_litevae
@@ -147,7 +146,8 @@ def diffae_figures(model:DiffAE, # in eval mode
     figures = {"diffae_codes": show_two_codes(rows[:4]),
                "diffae_noise": show_noise(model.invert(x[:4], n_steps=n_steps)),
                "diffae_path": _show_path(path)}
-    facts = dict(n=len(x), n_steps=n_steps, both_codes=scores(x, both), z_sem_alone=scores(x, alone))
+    facts = dict(n=len(x), n_steps=n_steps,
+                 both_codes=scores(x, both), z_sem_alone=scores(x, alone))
     return {k: fig_to_png(f) for k, f in figures.items()}, facts
 
 # %% ../../nbs/860_demo.report.ipynb #6aca7889
@@ -199,7 +199,8 @@ def train_diffae_demo(out:Path, # folder for the run; an old run in it is replac
     "A minute of the recipe of `diffae-avatars`, from random weights."
     often = dict(log_every=5 if steps is None else 1, grid_every=0, save_every=0, warmup=20)
     length = _length(minutes, steps)
-    model = train_diffae("diffae-avatars", "avatars", out, resume=False, seed=seed, **often, **length)
+    model = train_diffae("diffae-avatars", "avatars", out,
+                         resume=False, seed=seed, **often, **length)
     log, x = read_log(out), load_faces("test", 32)[0].to(model.device)
     last = {k: log[-1][k] for k in ("images", "seconds", "loss")}
     png = fig_to_png(plot_losses(log, {"loss": "loss"}))
@@ -241,12 +242,12 @@ def plate(name:str, # key of `CAPTIONS`
     return f"<h2>{heading}</h2>\n{figure(figures[name], caption)}"
 
 # %% ../../nbs/860_demo.report.ipynb #74f37075
-DIFFAE_LEAD = """<p class="lead">Another autoencoder, made of a diffusion model. One code, z_sem, says
-what is in an image; a second, x_T, is the noise from which the image is sampled. These weights come
-with the package.</p>"""
-EDIT_NOTE = """<p>z_sem follows the gradient of a small classifier of codes, from the mean shift of the
-attribute on, until that classifier is sure; 0.3 is the default strength. What comes along with the
-attribute is a mistake of the code or of that classifier.</p>"""
+DIFFAE_LEAD = """<p class="lead">Another autoencoder, made of a diffusion model. One code, z_sem,
+says what is in an image; a second, x_T, is the noise from which the image is sampled.
+These weights come with the package.</p>"""
+EDIT_NOTE = """<p>z_sem follows the gradient of a small classifier of codes, from the mean shift of
+the attribute on, until that classifier is sure; 0.3 is the default strength. What comes along with
+the attribute is a mistake of the code or of that classifier.</p>"""
 
 def _small(text):
     "A remark below a table or figure."
@@ -262,8 +263,8 @@ def _learned(facts):
     used = "z_sem is hardly used yet."
     if facts["swap_rise"] > 0.05:
         used = "the network already listens to z_sem."
-    return (f"<p>{facts['images']:,} faces in {facts['seconds']:.0f} seconds. With the code of another "
-            f"face the loss rises by {100*facts['swap_rise']:.0f} %: {used}</p>")
+    rise = f"With the code of another face the loss rises by {100*facts['swap_rise']:.0f} %"
+    return f"<p>{facts['images']:,} faces in {facts['seconds']:.0f} seconds. {rise}: {used}</p>"
 
 def diffae_sections(figures:dict, # name -> PNG bytes
                     facts:dict, # shipped, uses, trained_here
@@ -274,8 +275,8 @@ def diffae_sections(figures:dict, # name -> PNG bytes
              _code_row("z_sem, random noise", shipped["z_sem_alone"])]
     measured = (f"{shipped['n']} held-out faces of 64 pixels, {shipped['n_steps']} steps each way, "
                 "images on [0, 1].")
-    took = (f"T = {uses['n_steps']} steps, {uses['dtype']}, {uses['seconds']:.0f} seconds for these "
-            "three.")
+    took = (f"T = {uses['n_steps']} steps, {uses['dtype']}, "
+            f"{uses['seconds']:.0f} seconds for these three.")
     plates = {name: plate(name, figures) for name in CAPTIONS if name.startswith("diffae_")}
     after = {"diffae_codes": [table(codes), _small(measured)], "diffae_edits": [EDIT_NOTE],
              "diffae_samples": [_small(took)], "diffae_losses": [_learned(facts["trained_here"])]}
@@ -297,7 +298,8 @@ def _tiles(values):
 
 def _protocol(protocol):
     "A list that one may open."
-    items = [f"<li><b>{html.escape(k)}</b>: {html.escape(str(v))}</li>" for k, v in protocol.items()]
+    texts = {html.escape(k): html.escape(str(v)) for k, v in protocol.items()}
+    items = [f"<li><b>{k}</b>: {v}</li>" for k, v in texts.items()]
     summary = "<summary>How it was measured</summary>"
     return f'<details class="small">{summary}<ul>{"".join(items)}</ul></details>'
 
@@ -318,8 +320,8 @@ def report_sections(model:LiteVAE, # trained here
              "held-out PSNR": f"{result['psnr']:.2f} dB", "8x bicubic": f"{base['psnr']:.2f} dB",
              "encoder": f"{n_params(model.encoder)/1e6:.2f} M"}
     lead = (f"An autoencoder that turns each 8x8 block of pixels into {model.config.z_channels} "
-            "numbers. Haar wavelets do the first part of the encoder's work, so that little is left "
-            "to learn.")
+            "numbers. Haar wavelets do the first part of the encoder's work, so that little is "
+            "left to learn.")
     names = ("reconstructions", "subbands", "latents", "losses")
     plates = {name: plate(name, figures) for name in names}
     return ["<h1>A LiteVAE, trained here</h1>", f'<p class="lead">{lead}</p>', _tiles(tiles),
