@@ -216,7 +216,7 @@ class Edit(ReadOptions):
 
 # %% ../nbs/890_cli.ipynb #4abe33d4
 bench_parts = ("wavelets", "encode", "memory", "smc", "layers", "profile", "diffusion_train",
-               "diffusion_sample", "diffusion_memory") # as in bench, which takes PyTorch to load
+               "diffusion_sample", "diffusion_memory") # as in bench.run, which takes PyTorch to load
 Parts = Annotated[Optional[str],
                   tyro.conf.arg(help=f"some parts, with commas: {', '.join(bench_parts)}")]
 
@@ -228,7 +228,7 @@ class Bench(Command):
     minutes: Optional[Minutes] = None # time to aim at
 
     def run(self):
-        from litevae_diffae.bench.vae import run_bench
+        from litevae_diffae.bench.run import run_bench
         from litevae_diffae.commands.outputs import claim_json, open_folder
         out = claim_json(self.out, ("hardware", "parts"))
         open_folder(out.parent)

@@ -1,26 +1,47 @@
-"What the chapter on timing leaves to slower tests: diffusers as a rival, and processes that fail."
+"What the chapters on timing leave to slower tests: diffusers as a rival, and processes that fail."
+import json
+
 import pytest
-from litevae_diffae.bench import vae as bench
+
+from litevae_diffae.bench.run import SMALL, ratio_rows, run_bench
+from litevae_diffae.bench.vae import BASELINE
+from litevae_diffae.core import n_macs, n_params
+from litevae_diffae.litevae.cost import build_encoder
+from litevae_diffae.timing import in_fresh_process
 
 
 def test_diffusers_encoder_is_the_baseline():
     "Same parameters and multiplications, so that its times can be compared."
-    ours, theirs = (bench.build_encoder(name, "meta") for name in (bench.baseline, "diffusers"))
-    assert bench.n_params(ours) == bench.n_params(theirs) == 34_163_592
-    assert bench.n_macs(ours, 1, 3, 64, 64) == bench.n_macs(theirs, 1, 3, 64, 64)
-    assert bench.build_encoder("diffusers").conv_in.weight.std() > 0
+    ours, theirs = (build_encoder(name, "meta") for name in (BASELINE, "diffusers"))
+    assert n_params(ours) == n_params(theirs) == 34_163_592
+    assert n_macs(ours, 1, 3, 64, 64) == n_macs(theirs, 1, 3, 64, 64)
+    assert build_encoder("diffusers").conv_in.weight.std() > 0
 
 
-def test_memory(monkeypatch, tmp_path):
+def test_memory(tmp_path):
     "Each encoder in a process of its own; the small one takes less."
-    monkeypatch.setenv("IN_TEST", "1")
-    results = bench.run_bench(tmp_path/"bench.json", only="memory")
+    results = run_bench(tmp_path/"bench.json", only="memory", sizes=SMALL)
     found = results["parts"]["memory"]["bfloat16"]
-    assert set(found["megabytes"]) == set(bench.encoder_names())
+    assert set(found["megabytes"]) == set(SMALL["memory"]["names"])
     for row in found["megabytes"].values(): assert 0 < row["weights"] <= row["total"]
-    assert found[f"fraction of {bench.baseline}"][bench.smallest]["met"]
-    assert results["table"][0]["peak_mb_bfloat16"] == found["megabytes"][bench.smallest]["total"]
+    assert found[f"fraction of {BASELINE}"]["litevae-tiny"]["met"]
+    assert results["table"][0]["peak_mb_bfloat16"] == found["megabytes"]["litevae-tiny"]["total"]
 
 
 def test_error_in_a_fresh_process_is_told():
-    with pytest.raises(RuntimeError, match="in_fresh_process: .*no-such-preset"): bench.in_fresh_process("memory_growth('no-such-preset', 1, 64)")
+    call = "litevae_diffae.litevae.cost.encoder_memory"
+    with pytest.raises(RuntimeError, match="in_fresh_process: .*no-such-preset"):
+        in_fresh_process(call, "no-such-preset", 1, 64)
+
+
+def test_parts_on_diffusion_run(tmp_path):
+    "Speed of training and sampling by name, with targets, in a file."
+    run_bench(tmp_path/"bench.json", only="diffusion_train,diffusion_sample", minutes=0.02, sizes=SMALL)
+    found = json.loads((tmp_path/"bench.json").read_text())["parts"]
+    assert list(found) == ["diffusion_train", "diffusion_sample"]
+    rows = dict(ratio_rows(found))
+    assert rows["diffusion_train step plain"]["target"] == 2.5
+    assert rows["diffusion_train loss gap over spread"]["target"] == 1
+    pairs = ("float32 plain float32", "bfloat16 plain float32", "bfloat16 plain bfloat16")
+    def targets(name): return [rows[f"diffusion_sample {name} {row}"]["target"] for row in pairs]
+    assert targets("T=5, 2 images") == [None, 3, None] and targets("half the width") == [None]*3

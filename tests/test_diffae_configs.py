@@ -1,13 +1,13 @@
 """Configurations of the family beside set `a` of the parity files: the same weights, under their official names, in the package's networks
-and in the plain ones of plain_diffae.py, which are themselves held to the official numbers."""
+and in the plain ones of `bench.plain_diffae`, which are themselves held to the official numbers."""
 import json
 from pathlib import Path
 
 import pytest
 import torch
-from plain_diffae import PlainLatentNet, PlainUNet, redrawn
 from safetensors.torch import load_file
 
+from litevae_diffae.bench.plain_diffae import PlainLatentNet, PlainUNet, redrawn
 from litevae_diffae.diffae.official import load_diffae_state_dict
 
 HERE = Path(__file__).parent/"parity/diffae"

@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from plain_diffae import PlainLatentNet, PlainUNet, redrawn
 from safetensors.torch import load_file
 
+from litevae_diffae.bench.plain_diffae import PlainLatentNet, PlainUNet, redrawn
 from litevae_diffae.cli import main
 from litevae_diffae.pretrained import read_config
 from litevae_diffae.diffae.latent import LatentDDIM

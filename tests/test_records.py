@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-from litevae_diffae.bench import vae as bench
+from litevae_diffae.bench import run as bench
 from litevae_diffae.experiments import records as experiment
 from litevae_diffae.cli import main
 from litevae_diffae.experiments.records import Experiment, Row, check_target, make_table, read_records, read_results, results_table, row_key, run_experiment, spread_of, write_results

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from plain_diffae import PlainLatentNet, PlainUNet, redrawn
 from test_official import AUTOENC, DDPM, LATENT, SET_A, archive, name_of, peak, reference, short, tensor, under
 
+from litevae_diffae.bench.plain_diffae import PlainLatentNet, PlainUNet, redrawn
 from litevae_diffae.diffae.faces import MTCNN, read_weights
 from litevae_diffae.diffae.official import find_config, load_diffae_checkpoint, load_diffae_state_dict, official_config
 from litevae_diffae.files import FileError, read_json, write_tensors
