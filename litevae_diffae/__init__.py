@@ -14,7 +14,8 @@ _names = {"litevae.model": ("LiteVAE", "LiteVAEConfig"),
           "diffae.latent": ("LatentDDIM", "LatentDDIMConfig"),
           "diffae.prior": ("train_prior",),
           "diffae.codes": ("Codes", "cache_codes", "load_codes"),
-          "diffae.manipulate": ("AttributeClassifier", "AttributeClassifierConfig", "fit_classifier", "read_labels"),
+          "diffae.manipulate": ("AttributeClassifier", "AttributeClassifierConfig",
+                                "fit_classifier", "read_labels"),
           "diffae.editor": ("Editor", "EditorConfig", "fit_editor"),
           "diffae.classcond": ("draw_codes", "fit_class"),
           "diffae.align": ("align_photo", "paste_back"),
@@ -23,7 +24,8 @@ _names = {"litevae.model": ("LiteVAE", "LiteVAEConfig"),
           "train": ("Trainer", "TrainConfig"),
           "hub": ("load",),
           "interop": ("to_diffusers", "load_diffae_checkpoint", "load_diffae_state_dict"),
-          "data": ("load_avatars", "load_photos", "counterfactual_pairs", "open_source", "ImageFolder"),
+          "data": ("load_avatars", "load_photos", "counterfactual_pairs", "open_source",
+                   "ImageFolder"),
           "images": ("read_image",),
           "pixels": ("ImageError",),
           "files": ("FileError",)}
@@ -31,7 +33,8 @@ _where = {name: module for module, names in _names.items() for name in names}
 __all__ = sorted(_where)
 
 def __getattr__(name): # importing the package is quick: PyTorch is loaded with the first class
-    if name not in _where: raise AttributeError(f"module 'litevae_diffae' has no attribute {name!r}")
+    if name not in _where:
+        raise AttributeError(f"module 'litevae_diffae' has no attribute {name!r}")
     return getattr(import_module(f".{_where[name]}", __name__), name)
 
 def __dir__(): return sorted([*globals(), *__all__])

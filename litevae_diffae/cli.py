@@ -216,7 +216,7 @@ class Edit(ReadOptions):
 
 # %% ../nbs/890_cli.ipynb #4abe33d4
 bench_parts = ("wavelets", "encode", "memory", "smc", "layers", "profile", "diffusion_train",
-               "diffusion_sample", "diffusion_memory") # as in bench.run, which takes PyTorch to load
+               "diffusion_sample", "diffusion_memory") # as in bench.run, which takes long to load
 Parts = Annotated[Optional[str],
                   tyro.conf.arg(help=f"some parts, with commas: {', '.join(bench_parts)}")]
 

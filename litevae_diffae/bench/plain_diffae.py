@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['sinusoid', 'plain_time_mlp', 'PlainNorm', 'resampled', 'PlainBlock', 'PlainAttention', 'PlainDown', 'PlainUp',
            'Entry', 'way_down', 'way_up', 'plain_middle', 'PlainEncoder', 'PlainUNet', 'PlainLatentNet', 'redrawn',
-           'plain_settings', 'pair', 'plain_ddim', 'plain_loss', 'plain_step']
+           'plain_settings', 'pair', 'plain_ddim', 'plain_step']
 
 # %% ../../nbs/845_bench.plain_diffae.ipynb #d226a22e
 import math
@@ -355,7 +355,7 @@ def plain_ddim(net:PlainUNet, # with a code
     return x
 
 # %% ../../nbs/845_bench.plain_diffae.ipynb #6d39321b
-def plain_loss(net:PlainUNet, # with a code
+def _plain_loss(net:PlainUNet, # with a code
                x_0:Tensor, # (B, C, H, W) in [-1, 1]
                t:Tensor|None=None, # (B,) steps; drawn if None
                eps:Tensor|None=None, # (B, C, H, W) noise; drawn if None
@@ -375,7 +375,7 @@ def plain_step(net:PlainUNet, # trained in place
     optimizer, average = torch.optim.Adam(net.parameters(), lr), deepcopy(net)
     def step(x_0, t=None, eps=None):
         with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
-            loss = plain_loss(net, x_0, t, eps)
+            loss = _plain_loss(net, x_0, t, eps)
         loss.backward()
         nn.utils.clip_grad_norm_(net.parameters(), 1.)
         optimizer.step()

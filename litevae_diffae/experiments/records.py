@@ -59,9 +59,9 @@ def rows_of(run:Callable, # (config, seed, folder) -> metrics
     def rows(scale): return [Row(name, config, run) for name, config in tables[scale].items()]
     return rows
 
-# %% ../../nbs/600_experiments.records.ipynb #426a3150
+# %% ../../nbs/600_experiments.records.ipynb #72a07a50
 modules = ("networks", "decoders", "schedules", "shipped", "losses", "adversary", "latents",
-           "distillation", "autoencoding", "samples", "interpolation", "classcond", "editing")
+           "distillation", "autoencoding", "samples", "interpolation", "classcond", "edits")
 
 def find_experiments()->dict: # name -> `Experiment`
     "All experiments of the library: each module has a dict `experiments`."
