@@ -28,7 +28,7 @@ def load(nb): return json.loads((ROOT / "nbs" / nb).read_text(encoding="utf-8"))
 def directives(source): return re.findall(r"^#\| *([\w-]+)", source, flags=re.M)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def runner():
     "Runs a notebook in a process of its own: (exit code, CPU seconds, what it printed)."
     command, server = [sys.executable, str(ROOT / "tests" / "notebook_server.py")], None
