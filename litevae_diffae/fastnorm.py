@@ -10,7 +10,6 @@ import threading
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from .norm import modulation
 
 # %% ../nbs/720_fastnorm.ipynb #29908b00
 def _rows(x, length=256):
@@ -66,10 +65,10 @@ def _each_block(v, dtype):
         yield s, r, buffers[:, :s.stop - s.start, :r.stop - r.start]
 
 # %% ../nbs/720_fastnorm.ipynb #3f12ed08
-def _affine(weight, bias, scale, shift, mean, rstd):
+def _affine(g, h, mean, rstd):
     "a and b of pre = a*x + b: (2, B, G, C/G)."
-    both = modulation(weight, bias, scale, shift, mean.dtype)
-    g,h = (t.view(len(t), mean.shape[1], -1) for t in both)
+    groups = mean.shape[1]
+    g,h = (t.view(1 if t.ndim == 1 else len(t), groups, -1) for t in (g, h))
     a = g*rstd[...,None]
     return torch.stack((a, torch.addcmul(h, a, mean[...,None], value=-1)))
 
@@ -109,20 +108,18 @@ def _native(x, n_groups, weight, bias, eps, act):
 # %% ../nbs/720_fastnorm.ipynb #c6de43f8
 def fast_forward(x:Tensor, # (B, C, H, W) channels-last on the CPU, at least one pixel
                  n_groups:int, # divides C
-                 weight:Tensor, # (C,)
-                 bias:Tensor, # (C,)
+                 g:Tensor, # (C,) gain, or (B, C) with a modulation; float32 or wider
+                 h:Tensor, # (C,) offset, or (B, C) with a modulation; float32 or wider
                  eps:float, # added to the variance
-                 scale:Tensor|None, # (B, C)
-                 shift:Tensor|None, # (B, C)
                  act:bool, # apply SiLU
                 )->tuple[Tensor, Tensor, Tensor]: # y like `x`; mean and 1/std of the groups, (B, G)
-    "silu(GroupNorm(x)*(1+scale) + shift) in two passes, or by PyTorch's kernel where that is fast."
-    if scale is None and shift is None and x.shape[2]*x.shape[3] >= _SLOW_BELOW:
-        return _native(x, n_groups, weight, bias, eps, act)
+    "silu(GroupNorm(x)*g + h) in two passes, or by PyTorch's kernel where that is fast."
+    if g.ndim == h.ndim == 1 and x.shape[2]*x.shape[3] >= _SLOW_BELOW:
+        return _native(x, n_groups, g, h, eps, act)
     mean,rstd = _statistics(x, n_groups, eps)
     y = torch.empty_like(x)
     v,out = _rows(x), _rows(y)
-    a,b = _per_row(_affine(weight, bias, scale, shift, mean, rstd), v, x.shape[1])
+    a,b = _per_row(_affine(g, h, mean, rstd), v, x.shape[1])
     for s,r,(t,_,_) in _each_block(v, mean.dtype):
         torch.addcmul(b[s], _wide(v[s,r], t), a[s], out=t)
         out[s,r] = F.silu(t, inplace=True) if act else t
@@ -158,7 +155,8 @@ def _dx(v, o, a, b, c):
 def fast_backward(x:Tensor, # (B, C, H, W) channels-last on the CPU
                   dy:Tensor, # (B, C, H, W) channels-last, dtype of `x`
                   n_groups:int, # divides C
-                  affine:tuple, # weight (C,), bias (C,), scale and shift (B, C) or None
+                  g:Tensor, # gain, as in the forward
+                  h:Tensor, # offset, as in the forward
                   mean:Tensor, # (B, G), from `fast_forward`
                   rstd:Tensor, # (B, G), from `fast_forward`
                   act:bool, # SiLU was applied
@@ -166,7 +164,7 @@ def fast_backward(x:Tensor, # (B, C, H, W) channels-last on the CPU
     "Gradients of `fast_forward`, in two passes."
     B,C,H,W = x.shape
     dx = torch.empty_like(x)
-    v,o,ab = _rows(x), _rows(dx), _affine(*affine, mean, rstd)
+    v,o,ab = _rows(x), _rows(dx), _affine(g, h, mean, rstd)
     a,b = _per_row(ab, v, C)
     sums = _dpre(v, _rows(dy), o, a, b, C, act).view(2, B, n_groups, -1)
     mean,rstd = mean[...,None], rstd[...,None]

@@ -5,7 +5,7 @@ import torch
 from litevae_diffae import DDIM, DiffAE, KLVAE, LiteVAE
 from litevae_diffae.checkpoint import newest_checkpoint, read_log
 from litevae_diffae.files import read_tensors
-from litevae_diffae.layers import group_norm_silu
+from litevae_diffae.norm import group_norm_silu
 from litevae_diffae.litevae.smc import SMCResBlock
 from litevae_diffae.litevae.wavelets import dwt2, idwt2, wavedec2, waverec2
 from litevae_diffae.monitor import TrainingStopped

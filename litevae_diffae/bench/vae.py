@@ -19,7 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 # %% ../../nbs/840_bench.vae.ipynb #2bf2adb7
-from ..layers import GroupNormSiLU, to_channels_last
+from ..norm import GroupNormSiLU
+from ..layers import to_channels_last
 from ..litevae.cost import build_encoder
 from ..litevae.smc import SMC, fold_smc
 from ..litevae.wavelets import wavedec2

@@ -28,7 +28,7 @@ from ..diffusion.model import check_images, check_noise, check_range, denoising_
 from ..diffusion.schedule import at_least_float32, check_steps, ddim_timesteps
 from ..diffusion.unet import Denoiser, check_widths, predicted_noise, rms_tensor
 from ..files import FileError
-from ..layers import as_input
+from ..norm import as_input
 
 # %% ../../nbs/340_diffae.model.ipynb #100620d2
 @dataclass(frozen=True)

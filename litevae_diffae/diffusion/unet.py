@@ -19,7 +19,8 @@ from .blocks import AttentionBlock, Down, Up
 from .blocks import haar_stem, haar_unstem, norm, resample
 from .blocks import way_down, way_up, zero_init
 from .schedule import Schedule
-from ..layers import as_input, check_overflow
+from ..norm import as_input
+from ..layers import check_overflow
 from ..norm import plain_ops
 
 # %% ../../nbs/230_diffusion.unet.ipynb #3fbb947c

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from ..core import n_macs, n_params
 from ..crops import Crops
-from ..layers import GroupNormSiLU
+from ..norm import GroupNormSiLU
 from .decoder import Decoder
 from .encoder import FeatureUNet, WaveletEncoder
 from .autoencoder import Autoencoder, check_config

@@ -12,7 +12,8 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from ..layers import Attention, GroupNormSiLU, ResBlock, Upsample, zero_layer
+from ..layers import Attention, ResBlock, Upsample, zero_layer
+from ..norm import GroupNormSiLU
 from .smc import SMCResBlock
 from .wavelets import dwt2, idwt2
 from ..settings import check_counts, check_value

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 # %% ../../nbs/135_litevae.klvae.ipynb #0ff92117
 from ..pretrained import AGAIN, check_weights, load_strict
 from ..files import FileError, read_json, read_tensor_header, read_tensors
-from ..layers import Downsample, GroupNormSiLU, ResBlock
+from ..layers import Downsample, ResBlock
+from ..norm import GroupNormSiLU
 from .autoencoder import Autoencoder, AutoencoderConfig
 from .autoencoder import check_choice, check_config, check_stats
 from .decoder import KINDS, OUTPUTS, Decoder, MidBlock

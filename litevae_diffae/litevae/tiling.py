@@ -11,7 +11,8 @@ from math import ceil
 from typing import NamedTuple
 import torch
 from torch import Tensor, nn
-from ..layers import Attention, GroupNormSiLU
+from ..layers import Attention
+from ..norm import GroupNormSiLU
 from .decoder import Decoder
 from .extractors import NAFBlock, TransformerBlock
 
