@@ -24,10 +24,12 @@ from ..checkpoint import read_log
 # %% ../../nbs/632_experiments.distillation.ipynb #8e33e42a
 @torch.inference_mode()
 def decoding_speedup(teacher:Autoencoder, # in eval mode
-                     student:Autoencoder, # with latents of the same shape
+                     student:Autoencoder, # with latents of that shape
+                     size:int=32, # side of the latents
                     )->float: # above 1 if the student is faster
-    "Time of decoding four latents of 32x32, teacher over student, in turns."
-    z = torch.randn(4, teacher.config.z_channels, 32, 32, device=teacher.device)
+    "Time of decoding four latents, teacher over student, in turns."
+    shape = 4, teacher.config.z_channels, size, size
+    z = torch.randn(shape, device=teacher.device)
     def decode(model): return lambda: model.decode(z).sample.cpu()
     times = in_turns({"student": decode(student), "teacher": decode(teacher)}, 5)
     return sum(times["teacher"])/sum(times["student"])
@@ -55,7 +57,7 @@ def run_distill(config:dict, # start: the teacher's row; distill: arguments of `
     out = score(student) | {f"teacher_{k}": v for k, v in score(teacher).items()}
     out["decoder_parameters"] = n_params(student.decoder)
     out["teacher_decoder_parameters"] = n_params(teacher.decoder)
-    out["times_as_fast"] = decoding_speedup(teacher, student)
+    out["times_as_fast"] = decoding_speedup(teacher, student, m.get("latent", 32))
     return {**out, "train_seconds": read_log(folder)[-1]["seconds"]}
 
 # %% ../../nbs/632_experiments.distillation.ipynb #d86fb68a

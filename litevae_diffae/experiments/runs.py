@@ -149,6 +149,8 @@ def toy(config:dict)->dict: # a row's -> the same keys, and `stats_images`
     out |= {k: v for k, v in toy_sizes.items() if k in out}
     if "encoder" in out:
         out["size"] = 32
+    if "distill" in out:
+        out["measure"]["latent"] = 8
     if "phases" in out:
         steps = 4 if "adversarial" in out else 2
         out["phases"] = [dict(size=phase["size"], steps=steps) for phase in out["phases"]]
