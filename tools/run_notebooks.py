@@ -82,6 +82,7 @@ def replace_images(outputs, before=()):
     old_mimes = [mime for _, mime in images_in(before)]
     for k, (data, mime) in enumerate(images_in(outputs)):
         new = base64.b64decode("".join(data[mime]))
+        if mime == "image/jpeg" and len(new) <= MAX_BYTES: continue  # a second time would cost quality
         if k < len(old) and len(old[k]) <= MAX_BYTES and same_image(new, old[k]): kind, new = old_mimes[k], old[k]
         else: kind, new = smallest(new)
         rest = {m: v for m, v in data.items() if m != mime}
