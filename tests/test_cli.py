@@ -190,7 +190,7 @@ def test_sample_interpolate_edit(folder, at, whole):
     assert at("reconstruct", "mine/0.png", "--model", "whole", "--out", "ends", "--n-steps", 5)[0] == 0
     assert _close(folder / "i/000.png", folder / "ends/0.png")                                     # the walk starts at the first picture
     code, out, err = at("edit", "mine", "--model", "whole", "--attribute", "Hat", "--strength", -0.5, "--out", "ed", "--n-steps", 5)
-    assert code == 0 and "4 pictures, Hat -0.5: ed" in out and pictures(folder / "ed") == NAMES
+    assert code == 0 and "4 images, Hat -0.5: ed" in out and pictures(folder / "ed") == NAMES
     assert (folder / "ed/0.png").read_bytes() != (folder / "ends/0.png").read_bytes()
 
 

@@ -136,7 +136,7 @@ def test_what_is_read_badly_is_named_the_rest_is_done(tmp_path, at, models):
     assert metrics["n"] == 3 and metrics["unread"][0].startswith("2.png: ")
     (tmp_path/"d/2.png").unlink()
     code, out, err = at("reconstruct", "d", "--model", models/"vae", "--out", "reconstruct")
-    assert code == 0 and "3 pictures" in out and "notes.txt" in out and not err
+    assert code == 0 and "3 images, mean PSNR" in out and "notes.txt" in out and not err
 
 
 def test_an_icon_does_not_end_an_evaluation(tmp_path, at, models):
@@ -468,7 +468,7 @@ def test_names_that_a_terminal_has_no_letters_for(tmp_path, at, models, monkeypa
         monkeypatch.setattr(sys, "stdout", stream)
         assert at("reconstruct", "写真", "--model", models/"vae", "--out", f"出力-{encoding}")[0] == 0
         stream.flush()
-        assert b"2 pictures" in stream.buffer.getvalue() and len(results(tmp_path/f"出力-{encoding}")) == 2
+        assert b"2 images, mean PSNR" in stream.buffer.getvalue() and len(results(tmp_path/f"出力-{encoding}")) == 2
     code, _, err = at("reconstruct", os.fsdecode(b"\xe9.png"), "--model", models/"vae", "--out", "o")
     assert code == 2 and "\\udce9.png" in err
 
@@ -499,15 +499,15 @@ def test_a_broken_pipe_does_not_end_the_work(tmp_path, models):
 @pytest.mark.parametrize("number,code", [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_who_stops_a_command_is_told_what_there_is(tmp_path, at, models, monkeypatch, number, code):
     for i in range(4): save(tmp_path/f"d/{i}.png", i)
-    import litevae_diffae.commands.verbs as verbs
-    real, calls = verbs.rebuild, []
+    import litevae_diffae.commands.imaging as imaging
+    real, calls = imaging.rebuild, []
 
     def rebuild(*args, **options):
         calls.append(1)
         if len(calls) == 3: os.kill(os.getpid(), number)
         return real(*args, **options)
 
-    monkeypatch.setattr(verbs, "rebuild", rebuild)
+    monkeypatch.setattr(imaging, "rebuild", rebuild)
     before = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
     got, _, err = at("reconstruct", "d", "--model", models/"vae", "--out", "o")
     assert got == code and len(err.splitlines()) == 1

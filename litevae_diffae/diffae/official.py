@@ -240,7 +240,7 @@ def _fitting(part, config):
 def _build_model(parts, config):
     "A baseline, or an autoencoder with the parts that are there."
     cls = DiffAE if any(k.startswith("encoder.") for k in parts["model"]) else DDIM
-    if not isinstance(config, cls.config_class):
+    if type(config) is not cls.config_class: # that of a Diff-AE holds those of a DDIM
         got = config and type(config).__name__
         what = f"these weights are a {cls.__name__} and need its settings"
         raise ValueError(f"config: {what}, got {got}")

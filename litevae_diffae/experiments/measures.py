@@ -71,7 +71,7 @@ def whole_image_scores(model:Autoencoder, # in eval mode
                       )->dict: # psnr@whole, ssim@whole, lpips@whole, and @bicubic8
     "Whole held-out images, beside shrinking eight times and enlarging."
     def reconstruct(x): return model(x.to(model.device)).sample.float().cpu()
-    images = [to_tensor(source.load(i)[0]) for i in range(min(n, len(source)))]
+    images = [to_tensor(source.read_or_next(i)[0]) for i in range(min(n, len(source)))]
     found = evaluate_reconstruction(reconstruct, images)
     sides = dict(whole=found, bicubic8=found["baselines"]["bicubic8"])
     keys = ("psnr", "ssim", "lpips")
