@@ -35,7 +35,7 @@ def import_all(name):
 
 def pretrained_names(modules):
     "All (class, name) with weights in the package."
-    base = import_module(f"{modules[0].__name__}.core").Pretrained
+    base = import_module(f"{modules[0].__name__}.pretrained").Pretrained
     classes = {v for m in modules for v in vars(m).values() if isinstance(v, type) and issubclass(v, base)}
     return sorted(((c, name) for c in classes for name in getattr(c, "shipped", {})), key=lambda pair: (pair[0].__name__, pair[1]))
 
