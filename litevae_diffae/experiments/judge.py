@@ -15,6 +15,7 @@ from ..pretrained import Pretrained
 from ..settings import check_limits, check_positive, check_types
 from ..core import seed_everything
 from ..avatars import AVATAR_NAMES
+from ..diffae.manipulate import fit_adam
 from ..diffae.scores import load_faces
 
 # %% ../../nbs/660_experiments.judge.ipynb #1f23785d
@@ -83,15 +84,16 @@ def fit_judge(x:Tensor, # (N, 3, S, S) in [-1, 1]
     opt = torch.optim.AdamW(judge.parameters(), lr, weight_decay=0.05)
     plan = torch.optim.lr_scheduler.OneCycleLR(opt, lr, total_steps=steps)
     seen = steps*batch_size
-    for k, rows in enumerate(_orders(len(x), seen)[:seen].split(batch_size)):
+    order = _orders(len(x), seen)[:seen].split(batch_size)
+
+    def loss(batch):
+        k, rows = batch
         images = _varied(x[rows], k)
         with torch.autocast(x.device.type, torch.bfloat16):
             logits = judge(images)
-        loss = F.binary_cross_entropy_with_logits(logits.float(), y[rows])
-        opt.zero_grad()
-        loss.backward()
-        opt.step()
-        plan.step()
+        return F.binary_cross_entropy_with_logits(logits.float(), y[rows])
+
+    fit_adam(opt, loss, enumerate(order), plan)
     return judge.eval()
 
 # %% ../../nbs/660_experiments.judge.ipynb #2f324cdb
