@@ -362,7 +362,7 @@ def _print_demo(result, metrics, out):
 def _make_demo(results:Outputs, # with all names planned
                minutes:float, # training time of the LiteVAE; the Diff-AE gets a quarter
                seed:int, # for weights, crops and sampling
-               steps:int|None=None, # instead of minutes, for both trainings; fewer steps of sampling
+               steps:int|None=None, # instead of minutes, for both trainings; shorter sampling
                n_images:int|None=None, # measure on the first few of the held-out images only
               )->dict: # what metrics.json holds
     "Train, measure and write in a folder that was prepared."
@@ -394,7 +394,7 @@ def _make_demo(results:Outputs, # with all names planned
 def run_demo(out:str, # folder for report.html, metrics.json and the run
              minutes:float=4, # training time of the LiteVAE; the Diff-AE gets a quarter
              seed:int=0, # for weights, crops and sampling
-             steps:int|None=None, # instead of minutes, for both trainings; fewer steps of sampling
+             steps:int|None=None, # instead of minutes, for both trainings; shorter sampling
              n_images:int|None=None, # measure on the first few of the held-out images only
             )->dict: # what metrics.json holds
     "Train, measure, write the report; prints where it is."
