@@ -3,6 +3,7 @@ import json
 
 import pytest
 
+from litevae_diffae.bench.diffusion import CONTROL, growth_ratio
 from litevae_diffae.bench.run import SMALL, ratio_rows, run_bench
 from litevae_diffae.bench.vae import BASELINE
 from litevae_diffae.core import n_macs, n_params
@@ -45,3 +46,12 @@ def test_parts_on_diffusion_run(tmp_path):
     pairs = ("float32 plain float32", "bfloat16 plain float32", "bfloat16 plain bfloat16")
     def targets(name): return [rows[f"diffusion_sample {name} {row}"]["target"] for row in pairs]
     assert targets("T=5, 2 images") == [None, 3, None] and targets("half the width") == [None]*3
+
+
+def test_growth_of_samplers(tmp_path):
+    "More steps take no more memory; a sampler that keeps its states would be caught."
+    results = run_bench(tmp_path/"bench.json", only="diffusion_memory", sizes=SMALL)
+    found = results["parts"]["diffusion_memory"]
+    assert all(r["met"] for r in found["growth"].values())
+    few, many = found["megabytes"].values()
+    assert not growth_ratio(few["invert and decode"], many[CONTROL])["met"]

@@ -356,10 +356,10 @@ def plain_ddim(net:PlainUNet, # with a code
 
 # %% ../../nbs/845_bench.plain_diffae.ipynb #6d39321b
 def _plain_loss(net:PlainUNet, # with a code
-               x_0:Tensor, # (B, C, H, W) in [-1, 1]
-               t:Tensor|None=None, # (B,) steps; drawn if None
-               eps:Tensor|None=None, # (B, C, H, W) noise; drawn if None
-              )->Tensor: # scalar, mean over B, C, H, W
+                x_0:Tensor, # (B, C, H, W) in [-1, 1]
+                t:Tensor|None=None, # (B,) steps; drawn if None
+                eps:Tensor|None=None, # (B, C, H, W) noise; drawn if None
+               )->Tensor: # scalar, mean over B, C, H, W
     "Squared error of the predicted noise."
     t = torch.randint(1000, (len(x_0),)) if t is None else t
     eps = torch.randn_like(x_0) if eps is None else eps

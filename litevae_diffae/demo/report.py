@@ -4,8 +4,7 @@
 
 # %% auto #0
 __all__ = ['LOSSES', 'STRENGTHS', 'CAPTIONS', 'DIFFAE_LEAD', 'EDIT_NOTE', 'COMMANDS', 'FIGURES', 'held_out', 'reconstruct',
-           'encoder_size', 'encoder_sizes', 'demo_figures', 'diffae_figures', 'faster', 'plate', 'diffae_sections',
-           'report_sections', 'run_demo']
+           'encoder_size', 'encoder_sizes', 'faster', 'plate', 'diffae_sections', 'report_sections', 'run_demo']
 
 # %% ../../nbs/860_demo.report.ipynb #8d65035e
 import html
@@ -48,10 +47,10 @@ def _length(minutes, steps):
     return {"minutes": minutes} if steps is None else {"steps": steps}
 
 def _train_demo(out:Path, # folder for the run; an old run in it is replaced
-               minutes:float=4, # training time
-               seed:int=0, # for weights, crops and sampling
-               steps:int|None=None, # instead of minutes
-              )->LiteVAE: # in eval mode
+                minutes:float=4, # training time
+                seed:int=0, # for weights, crops and sampling
+                steps:int|None=None, # instead of minutes
+               )->LiteVAE: # in eval mode
     "Train `litevae-tiny` by its recipe on 64 px crops of the photographs."
     length = _length(minutes, steps)
     return train_litevae("litevae-tiny", "photos", out, resume=False, seed=seed, **length)
@@ -96,10 +95,10 @@ def _with_latent(model, x):
     z = model.encode(x[None].to(model.device)).latent_dist.mean.cpu()
     return as_image(x), as_image(np.asarray(latents_to_rgb(z)[0]).repeat(8, 0).repeat(8, 1))
 
-def demo_figures(model:LiteVAE, # in eval mode
-                 images:list, # (3, H, W) tensors in [-1, 1], at least 2
-                 log:list, # entries of the training
-                )->dict: # name -> PNG bytes
+def _demo_figures(model:LiteVAE, # in eval mode
+                  images:list, # (3, H, W) tensors in [-1, 1], at least 2
+                  log:list, # entries of the training
+                 )->dict: # name -> PNG bytes
     "The report's figures of the LiteVAE."
     shown = [x[:, :384, :512] for x in images]
     found = [reconstruct(model, x[None])[0] for x in shown]
@@ -120,10 +119,10 @@ def _show_path(path):
     return show_images(path.transpose(0, 1).flatten(0, 1), n_rows=2, titles=titles, size=1.)
 
 @torch.no_grad()
-def diffae_figures(model:DiffAE, # in eval mode
-                   x:Tensor, # (B, C, H, W) held-out faces in [-1, 1]
-                   n_steps:int=50, # each way
-                  )->tuple: # name -> PNG bytes; numbers: scores of both codes and of z_sem alone
+def _diffae_figures(model:DiffAE, # in eval mode
+                    x:Tensor, # (B, C, H, W) held-out faces in [-1, 1]
+                    n_steps:int=50, # each way
+                   )->tuple: # name -> PNG bytes; numbers: scores of both codes and of z_sem alone
     "The report's figures of a trained Diff-AE."
     rows = two_codes(model, x, n_steps=n_steps)
     both, alone = (torch.stack([r[i] for r in rows]) for i in (1, 2))
@@ -157,11 +156,11 @@ def _edits(model, x, names, n_steps):
 
 @torch.no_grad()
 def _diffae_uses(model:DiffAE, # with prior and editor or classifier; on a CPU bfloat16 if it has it
-                x:Tensor, # (B, C, H, W) held-out faces in [-1, 1], at least 4
-                n_steps:int=20, # T
-                n_samples:int=32, # new faces
-                seed:int=0, # for the samples
-               )->tuple: # name -> PNG bytes; numbers: seconds, attributes, strengths, ...
+                 x:Tensor, # (B, C, H, W) held-out faces in [-1, 1], at least 4
+                 n_steps:int=20, # T
+                 n_samples:int=32, # new faces
+                 seed:int=0, # for the samples
+                )->tuple: # name -> PNG bytes; numbers: seconds, attributes, strengths, ...
     "The report's edits, walks and samples."
     start, names = time.time(), model.attribute_part().names
     if model.device.type == "cpu" and cpu_has_bf16():
@@ -179,16 +178,17 @@ def _diffae_uses(model:DiffAE, # with prior and editor or classifier; on a CPU b
 
 # %% ../../nbs/860_demo.report.ipynb #565f5974
 def _train_diffae_demo(out:Path, # folder for the run; an old run in it is replaced
-                      minutes:float=1, # training time
-                      seed:int=0, # for weights, crops and sampling
-                      steps:int|None=None, # instead of minutes
-                     )->tuple: # PNG of the losses; numbers: images, seconds, loss, swap_rise
+                       minutes:float=1, # training time
+                       seed:int=0, # for weights, crops and sampling
+                       steps:int|None=None, # instead of minutes; with small batches
+                       n_faces:int=32, # to ask for the use of z_sem
+                      )->tuple: # PNG of the losses; numbers: images, seconds, loss, swap_rise
     "A minute of the recipe of `diffae-avatars`, from random weights."
-    often = dict(log_every=5 if steps is None else 1, grid_every=0, save_every=0, warmup=20)
-    length = _length(minutes, steps)
-    model = train_diffae("diffae-avatars", "avatars", out,
-                         resume=False, seed=seed, **often, **length)
-    log, x = read_log(out), load_faces("test", 32)[0].to(model.device)
+    changes = dict(grid_every=0, save_every=0, warmup=20, log_every=5, **_length(minutes, steps))
+    if steps is not None:
+        changes |= dict(log_every=1, batch_size=4)
+    model = train_diffae("diffae-avatars", "avatars", out, resume=False, seed=seed, **changes)
+    log, x = read_log(out), load_faces("test", n_faces)[0].to(model.device)
     last = {k: log[-1][k] for k in ("images", "seconds", "loss")}
     png = fig_to_png(plot_losses(log, {"loss": "loss"}))
     return png, {**last, "swap_rise": swap_probe(model, x)["rise"]}
@@ -325,10 +325,11 @@ def _diffae_demo(folder, minutes, seed, steps, n_images):
     "Everything about Diff-AE: name -> PNG bytes; numbers: shipped, uses, trained_here."
     model = DiffAE.from_pretrained("avatars", device=default_device())
     x, faces = (load_faces("test", n)[0].to(model.device) for n in (n_images or 16, 8))
-    T, n_samples, n_steps = (20, 32, 50) if steps is None else (2, 2, 5)
-    figures, shipped = diffae_figures(model, x, n_steps)
+    full = steps is None
+    T, n_samples, n_steps, n_faces = (20, 32, 50, 32) if full else (2, 2, 5, 2)
+    figures, shipped = _diffae_figures(model, x, n_steps)
     more, uses = _diffae_uses(model, faces, T, n_samples, seed)
-    losses, here = _train_diffae_demo(folder, minutes, seed, steps)
+    losses, here = _train_diffae_demo(folder, minutes, seed, steps, n_faces)
     figures = {**figures, **more, "diffae_losses": losses}
     return figures, dict(shipped=shipped, uses=uses, trained_here=here)
 
@@ -359,11 +360,11 @@ def _print_demo(result, metrics, out):
 
 # %% ../../nbs/860_demo.report.ipynb #30d9d7ea
 def _make_demo(results:Outputs, # with all names planned
-              minutes:float, # training time of the LiteVAE; the Diff-AE gets a quarter
-              seed:int, # for weights, crops and sampling
-              steps:int|None=None, # instead of minutes, for both trainings; fewer steps of sampling
-              n_images:int|None=None, # measure on the first few of the held-out images only
-             )->dict: # what metrics.json holds
+               minutes:float, # training time of the LiteVAE; the Diff-AE gets a quarter
+               seed:int, # for weights, crops and sampling
+               steps:int|None=None, # instead of minutes, for both trainings; shorter sampling
+               n_images:int|None=None, # measure on the first few of the held-out images only
+              )->dict: # what metrics.json holds
     "Train, measure and write in a folder that was prepared."
     start, out = time.time(), results.folder
     print("training litevae-tiny (64 px crops of the photographs, z_channels=12) "
@@ -374,7 +375,7 @@ def _make_demo(results:Outputs, # with all names planned
     images, log = held_out()[:n_images], read_log(out/"run")
     result = evaluate_reconstruction(lambda x: reconstruct(model, x), images)
     facts = _demo_facts(model, log, seed, seconds)
-    figures = demo_figures(model, images, log)
+    figures = _demo_figures(model, images, log)
     print("showing the Diff-AE of the package (codes, edits, walks, samples), "
           "then training one from scratch")
     more, both = _diffae_demo(out/"run-diffae", minutes/4, seed, steps, n_images)
@@ -393,7 +394,7 @@ def _make_demo(results:Outputs, # with all names planned
 def run_demo(out:str, # folder for report.html, metrics.json and the run
              minutes:float=4, # training time of the LiteVAE; the Diff-AE gets a quarter
              seed:int=0, # for weights, crops and sampling
-             steps:int|None=None, # instead of minutes, for both trainings; fewer steps of sampling
+             steps:int|None=None, # instead of minutes, for both trainings; shorter sampling
              n_images:int|None=None, # measure on the first few of the held-out images only
             )->dict: # what metrics.json holds
     "Train, measure, write the report; prints where it is."
