@@ -283,6 +283,6 @@ class AttributeTable:
 def read_attributes(path:str|Path, # table with a header, or CelebA's list
                     columns:Sequence|None=None, # names of the attributes to read; all if None
                    )->tuple: # (names, {file name as written: row of 0/1 uint8})
-    "Binary attributes of images, by their file names; `AttributeTable.join` finds the images."
+    "Binary attributes of images, by their file names; its method join finds the images."
     table = AttributeTable.read(path, columns)
     return table.names, dict(zip(table.files, table.rows))

@@ -35,9 +35,10 @@ def shipped_models()->dict: # name -> folder below the assets
 
 def load(name:str|Path, # shipped name, folder or Hub id
          device:torch.device=None, # CPU if None
-         classes:tuple=CLASSES, # those that will do
+         classes:tuple|None=None, # those that will do; all if None
         )->nn.Module: # in eval mode, float32
     "Load any of the library's models; `ValueError` if it is of none of the classes."
+    classes = CLASSES if classes is None else classes
     kind, _ = read_config(find_weights(name, shipped_models()))
     for cls in classes:
         if cls.__name__ == kind: return cls.from_pretrained(name, device=device)
@@ -72,9 +73,10 @@ def both_there(name:str, # a set or a model of the package
 # %% ../nbs/815_hub.ipynb #43f2f7e9
 def load_model(name:str, # shipped name, folder or Hub id
                device:torch.device=None, # the best device if None
-               classes:tuple=IMAGE_MODELS, # those that will do
+               classes:tuple|None=None, # those that will do; all that make images if None
               )->nn.Module: # in eval mode, float32
     "Load the model of a command."
+    classes = IMAGE_MODELS if classes is None else classes
     expand_path(name, "model")
     if name in shipped_models():
         both_there(name, "model")

@@ -180,8 +180,8 @@ class DiffAE(DiffusionModel):
            )->Tensor: # (B, C, H, W)
         "Predicted noise."
         check_images(x_t, self.config, "x_t")
-        check_z(z_sem, len(x_t), self.config)
-        t = check_steps(t, len(x_t), len(self.schedule), x_t.device)
+        check_z(z_sem, x_t.shape[0], self.config)
+        t = check_steps(t, x_t.shape[0], len(self.schedule), x_t.device)
         modulations = self.modulations(t, z_sem.to(self.dtype))
         return predicted_noise(self, x_t, self.schedule.abar(x_t, t), modulations)
 

@@ -120,7 +120,7 @@ def both_codes(model:DiffAE, # with its weights
 
 def move_many(model:DiffAE, # with an editor or a classifier; else `ValueError`
               z_sem:Tensor, # (B, D) semantic codes
-              strengths:dict, # attribute -> strength as for `DiffAE.edit`; negative removes
+              strengths:dict, # attribute -> strength as for `model.edit`; negative removes
              )->Tensor: # (B, D)
     "Move codes along several attributes, one after the other."
     mover = model.attribute_part("attributes")
@@ -134,7 +134,7 @@ def move_many(model:DiffAE, # with an editor or a classifier; else `ValueError`
 def edit_strip(model:DiffAE, # with an editor or a classifier
                x:Tensor, # (B, C, H, W) in [-1, 1]
                attribute:str, # a name that the editor or classifier knows
-               strengths:tuple=(-0.6, -0.3, 0., 0.3, 0.6), # as for `DiffAE.edit`
+               strengths:tuple=(-0.6, -0.3, 0., 0.3, 0.6), # as for `model.edit`
                n_steps:int=20, # sampler steps, each way
               )->Tensor: # (B, len(strengths), C, H, W)
     "Images with less and more of an attribute, from their own x_T."

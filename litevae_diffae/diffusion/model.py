@@ -169,7 +169,7 @@ class DDIM(DiffusionModel):
            )->Tensor: # (B, C, H, W)
         "Predicted noise."
         check_images(x_t, self.config, "x_t")
-        t = check_steps(t, len(x_t), len(self.schedule), x_t.device)
+        t = check_steps(t, x_t.shape[0], len(self.schedule), x_t.device)
         return predicted_noise(self, x_t, self.schedule.abar(x_t, t), self.modulations(t))
 
     def loss(self,
