@@ -24,6 +24,12 @@ def test_an_exported_name_is_public_in_its_module(name):
     assert getattr(lib, name) is getattr(module, name) and name in module.__all__ and name in dir(lib)
 
 
+def test_a_model_is_loaded_without_what_only_fitting_needs():
+    code = "import sys, litevae_diffae; litevae_diffae.DiffAE; print({'sklearn', 'skimage', 'diffusers', 'pandas'} & sys.modules.keys())"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (result.returncode, result.stdout) == (0, "set()\n"), result.stderr
+
+
 def test_an_unknown_name_is_refused():
     with pytest.raises(AttributeError, match="no attribute 'DiffVAE'"): lib.DiffVAE
 

@@ -14,7 +14,6 @@ from itertools import islice
 from pathlib import Path
 import numpy as np
 import torch
-from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -219,6 +218,7 @@ def fit_l2(z:Tensor, # (N, D) normalised codes
            balanced:bool=False, # both values of an attribute weigh the same
           )->tuple[Tensor, Tensor]: # weight (A, D), bias (A,)
     "Minimum of the sum of cross-entropies + l2/2 |w|^2, one attribute at a time."
+    from sklearn.linear_model import LogisticRegression # takes long to load
     weigh = "balanced" if balanced else None
     def fit(column):
         model = LogisticRegression(C=1/l2, max_iter=1000, class_weight=weigh)
