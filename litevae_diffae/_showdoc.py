@@ -7,6 +7,7 @@ __all__ = ['exported', 'type_name', 'parameter_table', 'short_signature', 'Table
 
 # %% ../nbs/900_showdoc.ipynb #73ae8b10
 import re
+from dataclasses import is_dataclass
 from importlib import import_module
 from inspect import Parameter, formatannotation
 
@@ -40,13 +41,22 @@ def type_name(anno, # an annotation
 def parameter_table(sym, # a function, class or method
                    )->str: # Markdown; empty if nothing has a comment
     "A table of the parameters of `sym`: type, default and details."
-    found = docments(exported(sym), full=True).items()
-    rows = {k: v for k, v in found if k not in ("self", "cls")}
+    sym = exported(sym)
+    rows = {k: v for k, v in docments(sym, full=True).items() if k not in ("self", "cls")}
+    for base in getattr(sym, "__mro__", ())[1:-1]: # fields that a dataclass inherits
+        if is_dataclass(base):
+            _fill(rows, docments(base, full=True))
     if not any(v.get("docment") for v in rows.values()): return ""
     if not rows.get("return", {}).get("docment"):
         rows.pop("return", None)
     head = ["| | Type | Default | Details |", "| --- | --- | --- | --- |"]
     return "\n".join(head + [_table_row(k, v) for k, v in rows.items()])
+
+def _fill(rows, inherited):
+    "Take a parameter's text from where it is defined."
+    for name, v in inherited.items():
+        if name in rows and not rows[name].get("docment"):
+            rows[name]["docment"] = v.get("docment")
 
 def _table_row(name, v):
     "One parameter, or the result, as a row of Markdown."

@@ -103,3 +103,11 @@ def test_renderer():
     shown = show_doc(import_module(f"{CFG['lib_path']}.viz").image_grid)._repr_markdown_()
     assert "def image_grid(x:Tensor, n_cols:int=8, pad:int=2)->ndarray:" in shown
     assert "| `n_cols` | `int` | `8` | images in a row |" in shown
+
+
+@pytest.mark.parametrize("module, name", [("litevae.model", "LiteVAEConfig"), ("litevae.klvae", "KLVAEConfig"), ("optim", "TrainConfig"),
+                                          ("diffusion.model", "DDIMConfig"), ("diffae.model", "DiffAEConfig")])
+def test_inherited_fields_have_their_texts(module, name):
+    config = getattr(import_module(f"{CFG['lib_path']}.{module}"), name)
+    rows = import_module(f"{CFG['lib_path']}._showdoc").parameter_table(config).splitlines()[2:]
+    assert len(rows) > 12 and not [row for row in rows if row.endswith("|  |")]

@@ -2,6 +2,7 @@
 import ast
 import contextlib
 import io
+import json
 import re
 import shutil
 import subprocess
@@ -9,7 +10,7 @@ import sys
 
 import pytest
 from conftest import ROOT
-from docs_check import copy_project, notebooks, page_name, settings
+from docs_check import copy_project, notebooks, page_name, settings, text
 from test_notebooks import LOCAL_PATH
 
 CFG = settings(ROOT)
@@ -90,6 +91,12 @@ def test_stale_file_is_seen(script, made, source, tmp_path):
 def test_every_notebook_is_in_the_sidebar_once():
     listed = re.findall(r"[\w./-]+\.ipynb", (ROOT / "nbs" / "sidebar.yml").read_text())
     assert sorted(listed) == [p.as_posix() for p in notebooks(ROOT / "nbs")]
+
+
+def test_chapters_are_called_by_their_subject():
+    "Their numbers move; a link's text that names one is wrong afterwards."
+    said = {p: [text(c["source"]) for c in json.loads((ROOT / "nbs" / p).read_text(encoding="utf-8"))["cells"] if c["cell_type"] == "markdown"] for p in notebooks(ROOT / "nbs")}
+    assert not [(p.name, m[0]) for p, cells in said.items() for s in cells for m in re.finditer(r"\b[Cc]hapters? \d[\dA-F]\b", s)]
 
 
 def test_page_names_differ():
