@@ -1,0 +1,1 @@
+"""The docs site: notebooks in, pages out. `python tools/site.py build` runs it."""
