@@ -302,7 +302,7 @@ def test_search_finds_a_definition(tab, served):
     found = tab.locator("#search-results li a").first
     found.wait_for(timeout=20_000)
     links = tab.locator("#search-results li a").evaluate_all("all => all.map(a => a.href)")
-    assert any("diffusion.ddim.html#ddim_step" in link for link in links), links[:5]
+    assert "diffusion.ddim.html#ddim_step" in links[0], links[:5]
 
 
 def test_index_in_one_screen(tab, served):

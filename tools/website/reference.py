@@ -83,7 +83,7 @@ def reference_page(package, pages, labels):
         module = read_module(path, package)
         modules[module.name.lstrip("_")] = module
     top = top_names(package)
-    blocks = ["# Every public name", "*What the package exports, with its first sentence; a name "
+    blocks = ["---\nnosearch: true\n---", "# Every public name", "*What the package exports, with its first sentence; a name "
               "leads to the chapter that builds it.*"]
     blocks += ["## From the package itself", "`from litevae_diffae import ...`; each name is loaded "
                "when it is asked for."]
