@@ -76,6 +76,7 @@ def read_facts(path:Path, # a safetensors file
         text = (f.metadata() or {}).get("facts")
     return None if text is None else parse_json(text, path, REMAKE)
 
+# %% ../nbs/056_caches.ipynb #a7bc1f31
 def check_kept(path:Path, # safetensors file
                facts:Mapping, # JSON values: all that decides the tensors
                shapes:Mapping|None=None, # name -> shape, if it is known beforehand

@@ -294,6 +294,7 @@ def _own_files(folder):
     names = ("state.json", "optimizer.pt")
     return [p for p in folder.iterdir() if p.name in names or p.suffix == ".safetensors"]
 
+# %% ../nbs/060_checkpoint.ipynb #5953a3ed
 def newest_checkpoint(out:str|Path, # folder of a run
                      )->Path|None: # folder, or None if there is none
     "The last complete checkpoint below `out/resume`, by the sizes of its files."
@@ -330,6 +331,7 @@ def set_aside(folder:Path, # a damaged checkpoint
     os.rename(folder, new)
     return new
 
+# %% ../nbs/060_checkpoint.ipynb #23863eb1
 def clear_resume(out:str|Path, # folder of a run
                  keep:Path|None=None, # the checkpoint that stays
                 )->list: # names of the checkpoints that were deleted
@@ -354,6 +356,7 @@ def what_is_left(out:str|Path|None, # folder of a run
     left = newest_checkpoint(out) if out is not None else None
     return f"the last good checkpoint is {left}" if left else "no checkpoint was written yet"
 
+# %% ../nbs/060_checkpoint.ipynb #ae1bab66
 @contextmanager
 def writing(out:str|Path, # folder of a run
             path:str|Path, # what is written below it

@@ -152,6 +152,7 @@ def check_features(feats_a:Tensor, # (N, D)
     if not (feats_a.isfinite().all() and feats_b.isfinite().all()):
         raise ValueError("feats: values must be finite, got NaN or infinity")
 
+# %% ../nbs/016_checks.ipynb #29dead1c
 def check_whole(least:int=1, # smallest value allowed
                 **values:int, # the arguments by their names
                )->None:

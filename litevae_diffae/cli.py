@@ -328,6 +328,7 @@ def answer(command, # one of the command objects
         if debug: raise
         fail(*sentence(e))
 
+# %% ../nbs/890_cli.ipynb #ad757620
 def main(argv:list=None # `sys.argv[1:]` if None
         )->None:
     "Entry point: 0 when done, 2 for bad usage or input, 1 for anything else."

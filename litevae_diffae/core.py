@@ -96,6 +96,7 @@ def check_generator(generator # the argument `generator`
     raise ValueError(f"generator: a torch.Generator or None expected, got {shown(generator)}; "
                      "a seed becomes one by torch.Generator().manual_seed(seed)")
 
+# %% ../nbs/008_core.ipynb #189eaf6a
 def check_callback(callback # the argument `callback`
                   )->None:
     "`ValueError` unless it is a function or None."

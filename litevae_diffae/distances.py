@@ -95,6 +95,7 @@ class KernelDistance(NamedTuple):
     mean: float
     std: float
 
+# %% ../nbs/076_distances.ipynb #cc813088
 def kernel_distance(feats_a:Tensor, # (N, D)
                     feats_b:Tensor, # (M, D)
                     n_subsets:int=100, # random subsets

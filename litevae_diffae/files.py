@@ -383,6 +383,7 @@ def save_tensors(tensors:Mapping, # name -> tensor, contiguous, on the CPU
         f.seek(8)
         f.write(text)
 
+# %% ../nbs/004_files.ipynb #fc3fd648
 def write_json(path:str|Path, # final path
                value, # dicts, lists, numbers, texts, paths; arrays and tensors become lists
                indent:int|None=1, # None: one line
@@ -391,6 +392,7 @@ def write_json(path:str|Path, # final path
     text = to_json(value, indent) + "\n"
     write_atomic(path, lambda p: p.write_text(text, encoding="utf-8"))
 
+# %% ../nbs/004_files.ipynb #9fc2a819
 def write_tensors(path:str|Path, # final path
                   tensors:Mapping, # name -> tensor, on any device
                   metadata:dict|None=None, # texts to store beside them

@@ -33,6 +33,7 @@ def shipped_models()->dict: # name -> folder below the assets
     "Names of the models that the package carries."
     return {name: at for cls in IMAGE_MODELS for name, at in cls.shipped.items()}
 
+# %% ../nbs/815_hub.ipynb #91094d4b
 def load(name:str|Path, # shipped name, folder or Hub id
          device:torch.device=None, # CPU if None
          classes:tuple|None=None, # those that will do; all if None
@@ -56,6 +57,7 @@ def model_class(preset:str)->type: # name -> class that has this preset
                          f"a shipped model ({', '.join(shipped_models())}), a folder or "
                          f"a Hub id (user/model), got {preset!r}") from e
 
+# %% ../nbs/815_hub.ipynb #483c0e55
 def is_trained(name:str)->bool: # any name -> it is a shipped name, a folder, or like a Hub id
     "True if a name means a trained model, not a preset."
     if any(name in cls.presets for cls in IMAGE_MODELS): return False
@@ -85,6 +87,7 @@ def load_model(name:str, # shipped name, folder or Hub id
     if kind in known: return load(name, device or default_device(), classes)
     raise ValueError(f"model: {name!r} holds a {kind}; this command takes {', '.join(known)}")
 
+# %% ../nbs/815_hub.ipynb #bbae1cd4
 def model_files(name:str)->list: # any name -> folders whose files must not be written over
     "The folder that a model lies in, if it lies in one."
     if name in shipped_models() or not expand_path(name).is_dir(): return []

@@ -29,6 +29,7 @@ def mse(x:Tensor, # (B, C, H, W) in [-1, 1]
     x, y = to_unit(x, y)
     return (x - y).square().flatten(1).mean(1)
 
+# %% ../nbs/080_metrics.ipynb #3df9c337
 def psnr(x:Tensor, # (B, C, H, W) in [-1, 1]
          y:Tensor, # (B, C, H, W) in [-1, 1]
         )->Tensor: # (B,) dB; infinite for equal images
@@ -105,6 +106,7 @@ def bicubic8(x:Tensor # (B, C, H, W) in [-1, 1]
     small = F.interpolate(x, scale_factor=1/8, antialias=True, **how)
     return F.interpolate(small, size=x.shape[-2:], **how).clamp(-1, 1)
 
+# %% ../nbs/080_metrics.ipynb #2bf5485a
 def blockmean8(x:Tensor # (B, C, H, W) in [-1, 1]
               )->Tensor: # cropped to multiples of 8, in [-1, 1]
     "Replace each block of 8 x 8 pixels by its mean."

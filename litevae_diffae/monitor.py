@@ -17,6 +17,7 @@ from .checkpoint import set_rng_state
 class TrainingStopped(RuntimeError):
     "A loss or a gradient was NaN or infinite; the message says when, which, and where from."
 
+# %% ../nbs/067_monitor.ipynb #51c34033
 def check_values(values:dict, # name -> number: parts of the loss, and "norm", the gradient's
                  opt_name:str, # optimizer, for the message
                  nets:dict, # name -> module, with its gradients

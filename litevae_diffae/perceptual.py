@@ -151,6 +151,7 @@ def to_rgb(x:Tensor # (B, 1 or 3, H, W)
     if x.shape[1] not in (1, 3): raise ValueError(f"x: 1 or 3 channels expected, got {x.shape[1]}")
     return x.expand(-1, 3, -1, -1)
 
+# %% ../nbs/072_perceptual.ipynb #ef9440eb
 def upsample_to(x:Tensor, # (B, C, H, W)
                 min_size:int|None=None, # pixels; None: leave as it is
                )->Tensor: # the shorter side is at least `min_size`

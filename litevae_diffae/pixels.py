@@ -91,6 +91,7 @@ def orientation_of(image:Image.Image)->int: # opened or read -> 1..8; 1: upright
     except Exception:
         return 1 # the note is damaged in one of many ways, the pixels are not
 
+# %% ../nbs/028_pixels.ipynb #37433a50
 def upright(image:Image.Image)->Image.Image: # read here if it was only opened -> maybe itself
     "An image as it should be seen, without a copy of what stands upright already."
     image.load()

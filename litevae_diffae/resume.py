@@ -96,6 +96,7 @@ def all_nets(run # a Trainer
     "All networks that a checkpoint holds."
     return {**run.task.nets, **{f"{k}_ema": ema.module for k, ema in run.ema.items()}}
 
+# %% ../nbs/064_resume.ipynb #01fc0b58
 def write_files(run, # a Trainer
                 folder:Path, # there, empty
                 rng:tuple, # per process: its `rng_state`
@@ -219,6 +220,7 @@ def write_row(out:Path, # folder of the run
     with writing(out, out/"log.jsonl"):
         append_row(out/"log.jsonl", row)
 
+# %% ../nbs/064_resume.ipynb #68ae9a5a
 def data_identity(source # training images
                  )->dict: # JSON values, for a task's `describe`
     "Facts that tell the data of a run from others."
@@ -277,6 +279,7 @@ def image_counts(source # source of images, or None
                  images_retried=getattr(source, "n_retried", 0))
     return {k: int(v) for k, v in found.items() if v}
 
+# %% ../nbs/064_resume.ipynb #321c2157
 def say_images(run)->None: # a Trainer, at its end
     "Print one line, if the images were not all read at once."
     counts = image_counts(run.source)

@@ -229,6 +229,7 @@ class Table(NamedTuple):
     rows: np.ndarray # (N, A) uint8 of 0/1
     lines: list # N line numbers
 
+# %% ../nbs/034_tables.ipynb #099f19d3
 def _check_whole(path, announced, header, files):
     "`FileError` for a list that is cut short, and for row numbers instead of names."
     n = len(files)

@@ -71,6 +71,7 @@ def median_ms(times:dict[str, list[float]], # what `in_turns` found
     "Times as they go into a file."
     return {k: asdict(median_range(1e3*s for s in v)) for k, v in times.items()}
 
+# %% ../nbs/084_timing.ipynb #38ba454d
 def comparison(times:dict[str, list[float]], # what `in_turns` found
                ours:str, # a name
                rivals:dict[str, float|None], # name -> the speed-up aimed at, or None
@@ -92,6 +93,7 @@ def cpu_name()->str: # as the system calls it
     models = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
     return models[0] if models else platform.processor() or platform.machine()
 
+# %% ../nbs/084_timing.ipynb #1ea1e18d
 def _memory():
     "Bytes of memory; 0: the system does not say."
     if not hasattr(os, "sysconf"): return 0
@@ -119,6 +121,7 @@ def versions(packages:tuple=PACKAGES, # names on PyPI
     "Installed versions; a missing rival is no error, its rows are left out."
     return {"python": platform.python_version(), **{p: _version(p) for p in packages}}
 
+# %% ../nbs/084_timing.ipynb #368281f8
 def is_installed(package:str)->bool: # name on PyPI -> is it there?
     "Say if a package can be imported."
     return _version(package) != "missing"

@@ -106,6 +106,9 @@ def cell_faults(cell, no_run):
         if LOCAL_PATH.search(said): yield "a path of one machine in the output"
     if any(map(shows_something, body)) and not outs and not install: yield "shows something, but has no output: run tools/run_notebooks.py"
     figures = [out["output_type"] for out in outs if text(out.get("data", {}).get("text/plain", "")).startswith("<Figure")]
+    images = any(kind.startswith("image/") for out in outs for kind in out.get("data", {}))
+    said = [re.search(rf'^#\| *{key}: *"?(.*\w)', source, re.M) for key in ("fig-cap", "fig-alt")]
+    if images and not (all(said) and said[0][1] != said[1][1]): yield "an image without its own fig-cap and fig-alt"
     if "execute_result" in figures and "display_data" in figures: yield "the same picture twice: end the line with a semicolon"
 
 
@@ -139,6 +142,7 @@ def code_cell(source, *outs): return {"cell_type": "code", "id": "a", "metadata"
 
 
 FIGURE = {"text/plain": "<Figure size 1x1>", "image/png": ""}
+SAID = '#| fig-cap: "Two curves."\n#| fig-alt: One rises, one falls.\n'
 
 
 @pytest.mark.parametrize("cell, fault", [
@@ -153,6 +157,10 @@ FIGURE = {"text/plain": "<Figure size 1x1>", "image/png": ""}
     (code_cell("x", {"output_type": "stream", "name": "stdout", "text": ["saved in /tmp/abc\n"]}), "in the output"),
     (code_cell("x", {"output_type": "error", "ename": "E", "evalue": "", "traceback": []}), "an error"),
     (code_cell("show_images(x)", {"output_type": "display_data", "data": FIGURE}, {"output_type": "execute_result", "data": FIGURE}), "twice"),
+    (code_cell("show_images(x);", {"output_type": "display_data", "data": FIGURE}), "fig-alt"),
+    (code_cell('#| fig-cap: "Two curves."\nx', {"output_type": "display_data", "data": FIGURE}), "fig-alt"),
+    (code_cell(SAID.replace("Two curves.", ""), {"output_type": "display_data", "data": FIGURE}), "fig-alt"),
+    (code_cell('#| fig-cap: A\n#| fig-alt: "A"', {"output_type": "display_data", "data": FIGURE}), "fig-alt"),
 ])
 def test_form_sees(cell, fault):
     assert any(fault in found for found in cell_faults(cell, NO_RUN))
@@ -160,7 +168,7 @@ def test_form_sees(cell, fault):
 
 @pytest.mark.parametrize("cell", [
     code_cell("import torch\nfrom torch import nn"), code_cell("#| export\ntry: import a\nexcept ImportError: a = None"), code_cell("#| exports\ndef f():\n    import torch"),
-    code_cell("\n".join(INSTALL) + ' x")'), code_cell("show_images(x);", {"output_type": "display_data", "data": FIGURE}), code_cell("x = 1"),
+    code_cell("\n".join(INSTALL) + ' x")'), code_cell(SAID + "show_images(x);", {"output_type": "display_data", "data": FIGURE}), code_cell("x = 1"),
 ])
 def test_form_accepts(cell):
     assert not list(cell_faults(cell, NO_RUN))

@@ -7,13 +7,16 @@ import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
+import next_links
 import pytest
 from conftest import ROOT
 from website.build import copy_project, settings
 from website.convert import text
 from website.sections import notebooks, page_name
 from test_notebooks import LOCAL_PATH
+from website.sections import belongs, reading_order, sections
 
 CFG = settings(ROOT)
 PACKAGE = ROOT / CFG["lib_path"]
@@ -73,32 +76,98 @@ def test_package_is_generated():
     assert not [p for p, content in text.items() if content.strip()]
 
 
-@pytest.mark.parametrize("script", ["make_readme.py", "make_sidebar.py"])
+@pytest.mark.parametrize("script", ["make_readme.py", "next_links.py"])
 def test_generated_file_is_current(script):
     assert run(f"tools/{script}", "--check", cwd=ROOT) == (0, "")
 
 
-@pytest.mark.parametrize("script, made, source", [("make_readme.py", "README.md", "index.ipynb"), ("make_sidebar.py", "nbs/sidebar.yml", "99_new.ipynb")])
-def test_stale_file_is_seen(script, made, source, tmp_path):
+STALE = [("make_readme.py", "README.md", "index.ipynb", '"## ', '"## New '),
+         ("next_links.py", "100_litevae.wavelets.ipynb", "105_litevae.encoder.ipynb", '"# ', '"# New ')]
+
+
+@pytest.mark.parametrize("script, made, source, old, new", STALE)
+def test_stale_file_is_seen(script, made, source, old, new, tmp_path):
     root = copy_project(ROOT, tmp_path)
     shutil.copytree(ROOT / "tools", root / "tools")
-    index = (root / "nbs" / "index.ipynb").read_text()
-    (root / "nbs" / source).write_text(index.replace('"## ', '"## New '))
+    edited = root / "nbs" / source
+    edited.write_text(edited.read_text(encoding="utf-8").replace(old, new), encoding="utf-8")
     status, said = run(f"tools/{script}", "--check", cwd=root)
     assert status == 1 and "not current" in said and made in said
     assert run(f"tools/{script}", cwd=root)[0] == 0
     assert run(f"tools/{script}", "--check", cwd=root) == (0, "")
 
 
-def test_every_notebook_is_in_the_sidebar_once():
-    listed = re.findall(r"[\w./-]+\.ipynb", (ROOT / "nbs" / "sidebar.yml").read_text())
-    assert sorted(listed) == [p.as_posix() for p in notebooks(ROOT / "nbs")]
+def test_every_notebook_has_one_place():
+    assert sorted(reading_order(ROOT / "nbs")) == notebooks(ROOT / "nbs")
 
 
-def test_chapters_are_called_by_their_subject():
-    "Their numbers move; a link's text that names one is wrong afterwards."
-    said = {p: [text(c["source"]) for c in json.loads((ROOT / "nbs" / p).read_text(encoding="utf-8"))["cells"] if c["cell_type"] == "markdown"] for p in notebooks(ROOT / "nbs")}
-    assert not [(p.name, m[0]) for p, cells in said.items() for s in cells for m in re.finditer(r"\b[Cc]hapters? \d[\dA-F]\b", s)]
+@pytest.mark.parametrize("path, wanted, inside", [
+    ("100_a.b.ipynb", "100-199", True), ("199_a.ipynb", "100-199", True),
+    ("200_a.ipynb", "100-199", False), ("004_files.ipynb", "000-017", True),
+    ("880_cli.a.ipynb", "800-839, 880-899", True), ("840_a.ipynb", "800-839, 880-899", False),
+    ("105b_a.ipynb", "100-199", True), ("3C_a.ipynb", "300-399", True),
+    ("tutorials/a.ipynb", "tutorials", True), ("tutorials/10_a.ipynb", "100-199", False),
+    ("experiments/a.ipynb", "tutorials", False), ("tutorials.ipynb", "tutorials", False),
+    ("index.ipynb", "000-999", False), ("100_a.ipynb", "", False)])
+def test_a_chapter_belongs(path, wanted, inside):
+    assert belongs(Path(path), wanted) == inside
+
+
+def test_a_new_notebook_finds_its_place(tmp_path):
+    "By its number or its folder, without a new line in sidebar.yml."
+    order = ["index", "tutorials/a", "105_litevae.a", "310_diffae.a", "experiments/a", "640_a",
+             "705_a", "825_a", "890_cli", "845_a", "033_a", "067_a", "003_a", "950_a"]
+    shutil.copy(ROOT / "nbs" / "sidebar.yml", tmp_path)
+    for name in sorted(order):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / f"{name}.ipynb").write_text("{}")
+    assert [p.with_suffix("").as_posix() for p in reading_order(tmp_path)] == order
+    places = {s.title: s for s in sections(tmp_path)}
+    assert list(places) == ["Tutorials", "LiteVAE", "Diff-AE", "Experiments",
+                            "Options and ablations", "Tools", "Reference"]
+    assert [g.title for g in places["Tools"].groups] == [
+        "The command line", "Benchmarks, report and app", "Images and data",
+        "Layers, training and metrics", "Files and settings"]
+
+
+LINK = re.compile(r"\[((?:[^\[\]]|\[[^\[\]]*\])*)\]\(([^()\s]*)\)")
+CHAPTER = re.compile(r"`(?:nbs/)?(?:\d{1,3}[a-zA-Z]?_[a-z][\w.]*"
+                     r"|(?:start|tutorials|experiments)/\w+(?:\.ipynb)?)`")
+
+
+def by_number(said):
+    "What a Markdown text says of chapters that leads nowhere, or moves with their numbers."
+    said = re.sub(r"^```.*?^```", "", said, flags=re.M | re.S)
+    links = [link for link in LINK.finditer(said) if ".ipynb" in link[2]]
+    yield from (link[0] for link in links if re.search(r"\b\d", link[1]))
+    yield from CHAPTER.findall(LINK.sub("", said))
+    plain = LINK.sub(r"\1", said)
+    yield from re.findall(r"\*\*Next\b|\bNext[:,]|\bNext comes?\b", plain)
+    yield from re.findall(r"\b(?:[Nn]ext|[Pp]revious) chapters?\b|\bchapters? before\b", plain)
+    yield from re.findall(r"\b[Cc]hapters? \d[\dA-F]", LINK.sub("", said))
+
+
+@pytest.mark.parametrize("nb", notebooks(ROOT / "nbs"), ids=str)
+def test_chapters_are_called_by_their_subject(nb):
+    "Names of chapters are links, their numbers stand in no text, and what comes next is generated."
+    cells = json.loads((ROOT / "nbs" / nb).read_text(encoding="utf-8"))["cells"]
+    said = [text(c["source"]) for c in cells
+            if c["cell_type"] == "markdown" and c["id"] != next_links.CELL]
+    assert not [found for s in said for found in by_number(s)]
+
+
+@pytest.mark.parametrize("said, wrong", [
+    ("in `230_diffusion.unet`.", 1), ("see `068_train`", 1), ("see `experiments/diffae_samples`", 1),
+    ("`tutorials/a.ipynb`", 1), ("[310_diffae.latent](310_diffae.latent.ipynb)", 1),
+    ("[`230_diffusion.unet`](230_diffusion.unet.ipynb)", 1), ("[chapter 155](155_a.ipynb)", 1),
+    ("as chapter 155 says", 1), ("**Next:** [the codes](305_diffae.codes.ipynb)", 1),
+    ("in the next chapter", 1), ("the [next chapter](100_a.ipynb)", 1),
+    ("Next: [it](a.ipynb)", 1), ("see the chapter before", 1),
+    ("[`diffusion.unet`](230_diffusion.unet.ipynb), `x_0`, `dwt2`", 0),
+    ("[50](https://github.com/phizaz/diffae/issues/50)", 0), ("the next level of `data/x`", 0),
+    ("```bash\nls `068_train`\n```", 0), ("[[-1, 1] and `x_0`](100_litevae.wavelets.ipynb)", 1)])
+def test_a_chapter_called_by_its_number_is_seen(said, wrong):
+    assert len([*by_number(said)]) == wrong
 
 
 def test_page_names_differ():

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from conftest import ROOT
 from make_readme import readme
-from make_sidebar import section, sidebar
 from PIL import Image
 from run_notebooks import replace_images, smallest, tidy
 
@@ -115,11 +114,3 @@ def test_readme():
     assert "secret" not in text and "#|" not in text
     assert "[a](nbs/10_x.ipynb) [b](https://h/x) ![c](nbs/images/c.png) [d](#e)" in text
     assert text.endswith("```python\nimport a\nprint(1)\n```\n\n    1\n    2\n")
-
-
-def test_sidebar(tmp_path):
-    names = ["index", "008_core", "10_litevae.a", "840_bench.vae", "900_showdoc", "tutorials/01_mine"]
-    (tmp_path / "tutorials").mkdir()
-    for name in names: (tmp_path / f"{name}.ipynb").write_text("{}")
-    assert [section((tmp_path / f"{n}.ipynb").relative_to(tmp_path)) for n in names] == ["Start", "Shared", "LiteVAE", "Tools", "For contributors", "Tutorials"]
-    assert [line.split("- ")[-1] for line in sidebar(tmp_path).splitlines() if "ipynb" in line] == [f"{n}.ipynb" for n in names[:4] + names[5:] + names[4:5]]

@@ -52,6 +52,7 @@ class Given(NamedTuple):
     t: Tensor # (B,) steps 0..999
     eps: Tensor # (B, C, H, W)
 
+# %% ../../nbs/850_bench.diffusion.ipynb #456f62ac
 def _given(crops, n, g):
     "One batch, drawn from a generator."
     chosen = torch.randint(len(crops), (n,), generator=g).tolist()
@@ -97,6 +98,7 @@ def our_losses(model:DiffAE, # trained in place
     Trainer(task, lambda **kw: iter(batches), config, device="cpu", progress=False).fit()
     return task.losses
 
+# %% ../../nbs/850_bench.diffusion.ipynb #13468164
 def plain_losses(net:PlainUNet, # trained in place
                  batches:list[Given], # one a step
                  lr:float, # learning rate of Adam
@@ -112,6 +114,7 @@ def running_mean(values:list, # numbers
     "Means of neighbours."
     return torch.tensor(values).unfold(0, min(window, len(values)), 1).mean(1)
 
+# %% ../../nbs/850_bench.diffusion.ipynb #8c914445
 def largest_gap(a:list, # one curve
                 b:list, # another one, as long
                 window:int=10, # how many values are averaged
@@ -119,6 +122,7 @@ def largest_gap(a:list, # one curve
     "Largest distance of the running means of two curves."
     return (running_mean(a, window) - running_mean(b, window)).abs().max().item()
 
+# %% ../../nbs/850_bench.diffusion.ipynb #b19fe9cb
 def at_most(value:float, # a quotient that should be small
             limit:float, # for it
            )->dict: # as `comparison` writes ratios, so that a report prints it
@@ -151,6 +155,7 @@ def bench_config(width:int=64)->DiffAEConfig: # base channels -> 25 million para
     return DiffAEConfig(image_size=32, model_channels=width, channel_mult=(1, 2, 4),
                         enc_channel_mult=(1, 2, 4, 4))
 
+# %% ../../nbs/850_bench.diffusion.ipynb #cbd414a7
 def train_functions(config:DiffAEConfig, # with the convolutional stem
                     x_0:Tensor, # (B, C, H, W) in [-1, 1]
                     precision:str, # "fp32" or "bf16", for ours and for the middle rival
@@ -267,6 +272,7 @@ def growth_ratio(few:float, # megabytes with few steps
     "Growth with many steps over growth with few, beside the limit."
     return at_most(many/(few + slack), 1.1)
 
+# %% ../../nbs/850_bench.diffusion.ipynb #1a583d68
 def bench_diffusion_memory(seconds:float|None=None, # ignored: each number of steps runs once
                            grids:tuple=(10, 50, 250), # numbers of steps, the least first
                            sizes:dict|None=None, # arguments of `sampler_growth`; 8 images if None

@@ -31,6 +31,7 @@ def sinusoid(t:Tensor, # (B,) steps
     angles = t.float()[:, None]*freqs
     return torch.cat([angles.cos(), angles.sin(), torch.zeros(len(t), dim % 2)], dim=1)
 
+# %% ../../nbs/845_bench.plain_diffae.ipynb #d422f037
 def plain_time_mlp(dim_in:int, # length of the sinusoid
                    dim_out:int, # width of the time vector
                   )->nn.Sequential: # (B, dim_in) -> (B, dim_out)
@@ -47,6 +48,7 @@ class PlainNorm(nn.GroupNorm):
         weight, bias = self.weight.float(), self.bias.float()
         return F.group_norm(x.float(), self.num_groups, weight, bias, self.eps).to(x.dtype)
 
+# %% ../../nbs/845_bench.plain_diffae.ipynb #35d2cc7b
 def resampled(x:Tensor, # (B, C, H, W)
               how:str|None, # "up", "down" or None
              )->Tensor: # (B, C, H', W')
@@ -126,6 +128,7 @@ class PlainDown(nn.Module):
 
     def forward(self, x:Tensor)->Tensor: return self.op(x) # (B, C, H, W) -> (B, C, H/2, W/2)
 
+# %% ../../nbs/845_bench.plain_diffae.ipynb #0aca13d4
 class PlainUp(nn.Module):
     "Doubling and a convolution."
     def __init__(self, channels:int): # C
@@ -135,6 +138,7 @@ class PlainUp(nn.Module):
     def forward(self, x:Tensor)->Tensor: # (B, C, H, W) -> (B, C, 2H, 2W)
         return self.conv(resampled(x, "up"))
 
+# %% ../../nbs/845_bench.plain_diffae.ipynb #e1ed7760
 class Entry(nn.Sequential):
     "Layers of one list entry."
     def forward(self, x:Tensor, # (B, C, H, W)
@@ -175,6 +179,7 @@ def way_down(s:dict, # official settings
         side //= 2
     return nn.ModuleList(entries), widths, side
 
+# %% ../../nbs/845_bench.plain_diffae.ipynb #2e4731bd
 def way_up(s:dict, # official settings
            widths:list, # kept outputs, which are used up
            side:int, # pixels of the feature map in the middle
@@ -193,6 +198,7 @@ def way_up(s:dict, # official settings
             entries.append(Entry(*layers))
     return entries, width
 
+# %% ../../nbs/845_bench.plain_diffae.ipynb #04707c8a
 def plain_middle(s:dict, # official settings
                  width:int, # channels
                  block:Callable, # (c_in, c_out, how) -> module
@@ -316,6 +322,7 @@ def plain_settings(config:DiffAEConfig, # with the convolutional stem
         enc_attn_resolutions=c.enc_attention_resolutions,
         enc_out_channels=c.z_dim, resnet_cond_channels=c.z_dim)
 
+# %% ../../nbs/845_bench.plain_diffae.ipynb #0f5dd11a
 def pair(config:DiffAEConfig, # with the convolutional stem
          seed:int=0, # for the weights
          loud:bool=False, # fill the layers that start at zero

@@ -28,6 +28,7 @@ def encoder_row(name:str, # what `build_encoder` takes
     gmacs = n_macs(model, 1, 3, 256, 256)/1e9
     return {"encoder": name, "parameters": n_params(model), "gmacs_256": gmacs}
 
+# %% ../../nbs/855_bench.run.ipynb #b5cec022
 def _per_dtype(part, column):
     "dtype -> name -> value, of a part that may not have run."
     return {dtype: rows[column] for dtype, rows in part.items() if isinstance(rows, dict)}

@@ -89,6 +89,7 @@ def encoder_names()->tuple: # what `build_encoder` takes
     "LiteVAE's sizes, the baseline, and diffusers' baseline where it is installed."
     return (*LITEVAES, BASELINE) + (("diffusers",) if is_installed("diffusers") else ())
 
+# %% ../../nbs/840_bench.vae.ipynb #5de15b77
 def encoder_functions(names:tuple, # what `build_encoder` takes
                       dtype:str, # name of the dtype of weights and images
                       x:Tensor, # (B, 3, H, W) float32
@@ -118,6 +119,7 @@ def encode_ratios(times:dict, # what `in_turns` found
         rows[name] = comparison(times, name, rivals)["speedup"]
     return rows
 
+# %% ../../nbs/840_bench.vae.ipynb #43396063
 def bench_encode(seconds:float|None=None, # for this part
                  names:tuple|None=None, # encoders; those of `encoder_names` if None
                  dtypes:tuple=DTYPES, # names of dtypes
@@ -148,6 +150,7 @@ def memory_fraction(fraction:float, # share of a rival's peak
     met = None if target is None else fraction <= target
     return {"fraction": fraction, "target": target, "met": met}
 
+# %% ../../nbs/840_bench.vae.ipynb #00778f8f
 def memory_fractions(megabytes:dict, # name -> {"total": megabytes, ...}
                      rival:str, # one of the names
                     )->dict: # name -> `memory_fraction`
@@ -155,6 +158,7 @@ def memory_fractions(megabytes:dict, # name -> {"total": megabytes, ...}
     whole = megabytes[rival]["total"]
     return {name: memory_fraction(m["total"]/whole, name) for name, m in megabytes.items()}
 
+# %% ../../nbs/840_bench.vae.ipynb #3df45c41
 def bench_memory(seconds:float|None=None, # ignored: each encoder runs once
                  names:tuple|None=None, # encoders; those of `encoder_names` if None
                  dtypes:tuple=DTYPES, # names of dtypes
@@ -185,6 +189,7 @@ class GNConv(nn.Module):
         n = self.norm
         return self.conv(F.silu(F.group_norm(x, n.n_groups, n.weight, n.bias, n.eps)))
 
+# %% ../../nbs/840_bench.vae.ipynb #875ae606
 class SMCConv(nn.Module):
     "SiLU and a self-modulated convolution."
     def __init__(self, channels:int): # in and out

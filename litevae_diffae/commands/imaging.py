@@ -34,6 +34,7 @@ def tiled_model(o): # options with `model` and `tile_size` -> model
     model.enable_tiling(o.tile_size)
     return model
 
+# %% ../../nbs/885_commands.imaging.ipynb #8b1c2634
 def sampler_options(o, # options with `n_steps` and `method`
                     model, # any of the library's
                    )->dict: # arguments of `invert`
@@ -46,6 +47,7 @@ def sampler_options(o, # options with `n_steps` and `method`
     ddim_timesteps(given.get("n_steps", 100))
     return given
 
+# %% ../../nbs/885_commands.imaging.ipynb #e240ab2d
 def rebuild_options(o, # options with `random_x_T` and `seed` beside those of the sampler
                     model, # any of the library's
                    )->dict: # arguments of `rebuild`

@@ -148,6 +148,7 @@ def is_diffusion(model, # any of the library's
     "True for a diffusion model."
     return hasattr(model.config, "image_size")
 
+# %% ../../nbs/820_commands.inputs.ipynb #71f8b24e
 def fit(model, # any of the library's
         pixels:np.ndarray, # (H, W, C), uint8 or float32 in [-1, 1]
        )->Tensor: # (1, C, H, W) in [-1, 1] on the model's device

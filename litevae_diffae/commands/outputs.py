@@ -128,6 +128,7 @@ def data_folders(data:Iterable, # files and folders of data
     return {_identity(folder): (folder, place)
             for place in map(Path, data) for folder, _ in _walk(place)}
 
+# %% ../../nbs/810_commands.outputs.ipynb #4ffc64dc
 def refuse_inside(folder:str|Path, # where results shall go; need not exist
                   folders:Mapping, # from `data_folders`
                  )->None:

@@ -121,6 +121,7 @@ class Stopped(KeyboardInterrupt):
         self.number = number
         super().__init__(signal.Signals(number).name)
 
+# %% ../../nbs/805_commands.terminal.ipynb #c6ed979c
 @contextmanager
 def stop_signals():
     "Inside, SIGTERM and SIGHUP raise `Stopped`, unless they are ignored; in the main thread only."

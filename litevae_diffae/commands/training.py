@@ -31,6 +31,7 @@ def given_settings(o)->dict: # options of a run -> fields of TrainConfig
     found = {name: getattr(o, name) for name in _settings}
     return {name: value for name, value in found.items() if value is not None}
 
+# %% ../../nbs/880_commands.training.ipynb #1320d4cc
 def how_to_resume(o)->bool|str: # options of a run -> what `train_litevae` and the others take
     "False: begin anew; True: go on; \"data\": go on though the images have changed."
     if o.restart and o.new_data: raise ValueError("restart: not together with --new-data")

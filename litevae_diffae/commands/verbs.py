@@ -52,6 +52,7 @@ def image_suffix(model, # any of the library's
     "The kind of file that a model's images become."
     return ".png" if model.config.in_channels in (1, 3) else ".tif"
 
+# %% ../../nbs/825_commands.verbs.ipynb #bbbfbacc
 def write_image(out:Outputs, # results of a command
                 name:str, # a planned name with the suffix of `image_suffix`
                 image:Tensor, # (C, H, W) in [-1, 1]
@@ -72,6 +73,7 @@ def number_names(n:int, # images
     sheet = ["sheet.png"] if suffix == ".png" else []
     return [f"{i:03d}{suffix}" for i in range(n)] + sheet
 
+# %% ../../nbs/825_commands.verbs.ipynb #26f72afd
 def save_images(out:Outputs, # with the names of `number_names` planned
                   images:Tensor, # (B, C, H, W) in [-1, 1]
                   n_cols:int=8, # images in a row of the sheet
@@ -95,6 +97,7 @@ def score_images(model, # any of the library's
         else:
             yield x.cpu()
 
+# %% ../../nbs/825_commands.verbs.ipynb #8eb540c8
 def is_evaluation(path:Path, # a file
                  )->bool: # it is a metrics.json
     "True for a file that `evaluate` wrote."
@@ -121,6 +124,7 @@ def _score_row(name, r):
             "LPIPS (lower)": f"{r['lpips']:.3f}" if "lpips" in r else "none",
             "MSE (lower)": f"{r['mse']:.5f}"}
 
+# %% ../../nbs/825_commands.verbs.ipynb #d1e031c2
 def print_scores(result:dict, # what `evaluate_reconstruction` gives
                  name:str, # the model, as the table calls it
                 )->None:

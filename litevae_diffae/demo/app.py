@@ -193,6 +193,7 @@ def need_gradio(): # the module
     except ImportError as e:
         raise ImportError('app: this needs Gradio; pip install "litevae_diffae[app]"') from e
 
+# %% ../../nbs/870_demo.app.ipynb #42ed759c
 def told(action:Callable, # function that may raise
         )->Callable: # with the same results; bad input becomes a note on the page
     "Errors in the user's words."

@@ -18,6 +18,7 @@ def figure(png:bytes, # PNG file
     image = f'<img src="data:image/png;base64,{data}" alt="{alt}">'
     return f"<figure>{image}<figcaption>{html.escape(caption)}</figcaption></figure>"
 
+# %% ../../nbs/858_demo.pages.ipynb #48c6973b
 def _row(values, mark):
     "A row of a table; the first cell is a name."
     kinds = ["text"] + ["num"]*(len(values) - 1)

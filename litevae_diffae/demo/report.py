@@ -60,6 +60,7 @@ def held_out()->list: # (3, H, W) tensors in [-1, 1]
     "The test photographs, cropped to multiples of 8."
     return [to_tensor(p[:p.shape[0]//8*8, :p.shape[1]//8*8]) for p in load_photos("test")]
 
+# %% ../../nbs/860_demo.report.ipynb #f025c78d
 @torch.no_grad()
 def reconstruct(model:LiteVAE, # in eval mode
                 x:Tensor, # (B, C, H, W) in [-1, 1]
@@ -77,6 +78,7 @@ def encoder_size(config, # configuration
         encoder = cls(config).encoder
     return {"parameters": n_params(encoder), "macs_256": n_macs(encoder, 1, 3, 256, 256)}
 
+# %% ../../nbs/860_demo.report.ipynb #0536a5ad
 def encoder_sizes(model:LiteVAE|None=None, # one more row, the first
                  )->list: # dicts: encoder, parameters, macs_256
     "Encoder sizes of the presets, of the Stable Diffusion encoder and of `model`."

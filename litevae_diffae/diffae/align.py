@@ -119,6 +119,7 @@ class Alignment:
         "Translate coordinates of the photo."
         return (np.asarray(xy) - self.quad[0]) @ np.linalg.inv(self.axes)
 
+# %% ../../nbs/370_diffae.align.ipynb #b25b2d07
 def align(photo, # path, bytes, PIL image, array or tensor
           points:np.ndarray, # (5, 2), or (68, 2) from dlib
          )->Alignment: # of the square around the face
@@ -136,6 +137,7 @@ def distance_beyond(n:int, # real rows (or columns)
     i = np.arange(-before, n + after)
     return np.maximum(-i/max(before, least), (i - n + 1)/max(after, least)).clip(0)
 
+# %% ../../nbs/370_diffae.align.ipynb #0a44b41a
 def padded_region(photo:np.ndarray, # (H, W, 3)
                   low:np.ndarray, # (2,) integer corner (x, y), may lie outside the photo
                   high:np.ndarray, # (2,) integer corner (x, y), may lie outside the photo
@@ -161,6 +163,7 @@ def per_channel(image:np.ndarray, # (H, W, 3)
     channels = image.astype(np.float32).transpose(2, 0, 1)
     return np.stack([np.asarray(change(Image.fromarray(c))) for c in channels], -1)
 
+# %% ../../nbs/370_diffae.align.ipynb #7263d659
 def resized(image:np.ndarray, # (H, W, 3)
             size:tuple, # (W', H') pixels
            )->np.ndarray: # (H', W', 3) float32
@@ -180,6 +183,7 @@ def check_photo(photo, # path, bytes, PIL image, array or tensor
                          f"got {photo.shape[0]} x {photo.shape[1]}")
     return photo
 
+# %% ../../nbs/370_diffae.align.ipynb #d691ed87
 def _shrunk(photo, quad, k):
     "Photo and corners, `k` times smaller."
     H, W = photo.shape[:2]
@@ -217,6 +221,7 @@ def bounds(alignment:Alignment, # square of the face
     x1, y1 = np.minimum(np.ceil(q.max(0)), (W, H)).astype(int)
     return int(x0), int(y0), int(x1), int(y1)
 
+# %% ../../nbs/370_diffae.align.ipynb #e2406c62
 def feather_weights(alignment:Alignment, # square of the face
                     feather:float=0.1, # width of the transition, as a fraction of the side
                    )->np.ndarray: # (y1 - y0, x1 - x0, 1) for the pixels of `bounds`
@@ -254,6 +259,7 @@ def check_square(crop, # path, bytes, PIL image, array, or tensor in [-1, 1]
                          f"got {crop.shape[0]} x {crop.shape[1]}")
     return crop
 
+# %% ../../nbs/370_diffae.align.ipynb #978dde06
 def paste_back(photo, # the photograph that was aligned
                edited:np.ndarray|Tensor, # (S, S, 3) uint8, or (3, S, S) in [-1, 1]; any S
                alignment:Alignment, # square of the face
@@ -277,6 +283,7 @@ class AlignedFace(NamedTuple):
     crop: np.ndarray # (size, size, 3) uint8
     alignment: Alignment # square of the face in its photo
 
+# %% ../../nbs/370_diffae.align.ipynb #c51dd89e
 def _largest_face(photo, mtcnn, min_face):
     "Five points of the largest face; `ValueError` if there is none."
     found = mtcnn.detect(photo, min_face).points

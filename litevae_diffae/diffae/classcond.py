@@ -66,6 +66,7 @@ class ClassSample(NamedTuple):
     def acceptance_rate(self): # an estimate of p(c), if the rule is "probability"
         return self.n_accepted/self.n_drawn
 
+# %% ../../nbs/320_diffae.classcond.ipynb #810b66c1
 def _check_found(n, sample, drawn):
     "`ValueError` unless enough codes were accepted."
     have = len(sample)

@@ -112,6 +112,7 @@ def names_digest(names:list)->str: # names of the images, in order -> 16 hexadec
     text = "\n".join(map(str, names))
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
+# %% ../../nbs/305_diffae.codes.ipynb #1f548b65
 def cache_identity(model:nn.Module, # has `encoder` and `config`
                    crops:Crops, # all images
                   )->dict: # JSON values
@@ -155,6 +156,7 @@ def read_images(crops:Crops, # all images
     name = whole._label(bad[0])
     raise ValueError(f"data: {name} cannot be read; {advice}, which leaves it out")
 
+# %% ../../nbs/305_diffae.codes.ipynb #8c029d62
 def digest_images(crops:Crops, # all images
                   rows:range, # which of them
                   batch_size:int, # images at a time
@@ -237,6 +239,7 @@ def claim_folder(out:str|Path, # folder of a cache, new or not
     if not other: return found
     raise FileError(out, f"holds codes of another model or collection: {other}", OTHER)
 
+# %% ../../nbs/305_diffae.codes.ipynb #26aa93e6
 def is_cache(folder:str|Path)->bool: # any folder -> True if `cache_codes` filled it
     "Tell a cache from a folder of images, which may have an index.json of their own."
     folder = Path(folder).expanduser()

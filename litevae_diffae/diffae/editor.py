@@ -77,6 +77,7 @@ class EditorConfig:
             raise ValueError(f"n_axes: at most z_dim = {self.z_dim}, got {self.n_axes}")
         check_names(self.names)
 
+# %% ../../nbs/325_diffae.editor.ipynb #42a31417
 class Editor(Pretrained, nn.Module):
     "Attribute classifier with two hidden layers on whitened codes, whose gradient edits follow."
     config_class = EditorConfig

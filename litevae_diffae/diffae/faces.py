@@ -118,6 +118,7 @@ def pyramid(short:int, # shorter side of the photo, pixels
         scales.append(scales[-1]*factor)
     return scales
 
+# %% ../../nbs/365_diffae.faces.ipynb #be93a760
 def calibrate(boxes:Tensor, # (N, 4)
               offsets:Tensor, # (N, 4) fractions of the box's size
               last:int=1, # 0 leaves the last pixel out of the width
@@ -125,6 +126,7 @@ def calibrate(boxes:Tensor, # (N, 4)
     "Move the corners by fractions of the box's size (section II.A of the paper)."
     return boxes + offsets*(boxes[:, 2:] - boxes[:, :2] + last).repeat(1, 2)
 
+# %% ../../nbs/365_diffae.faces.ipynb #74d83fdd
 def squared(boxes:Tensor)->Tensor: # (N, 4) -> (N, 4)
     "Squares with the middles of the boxes, as long as the longer side."
     middle = (boxes[:, :2] + boxes[:, 2:])/2
@@ -203,6 +205,7 @@ def refine(rnet:nn.Module, # `RNet`
     keep = nms(boxes, p, 0.7)
     return squared(calibrate(boxes[keep], offsets[keep]))
 
+# %% ../../nbs/365_diffae.faces.ipynb #508b0c9e
 def locate(onet:nn.Module, # `ONet`
            x:Tensor, # (1, 3, H, W)
            boxes:Tensor, # (N, 4) from R
@@ -237,6 +240,7 @@ def mtcnn_folder(folder:str|Path|None=None, # None: $MTCNN_WEIGHTS, else facenet
     if missing: raise FileNotFoundError(f"MTCNN: {folder} holds no {', '.join(missing)}")
     return folder
 
+# %% ../../nbs/365_diffae.faces.ipynb #da531aeb
 def read_weights(path:Path, # a file that `torch.save` wrote
                 )->dict: # name -> tensor
     "State dict, read without running any pickled code."
@@ -252,6 +256,7 @@ class Faces(NamedTuple):
     p: np.ndarray # (N,) probabilities
     points: np.ndarray # (N, 5, 2) eyes, nose, corners of the mouth, left before right, photo pixels
 
+# %% ../../nbs/365_diffae.faces.ipynb #f3877c9f
 def _check_detection(min_face, thresholds):
     "Raise `ValueError` unless both can be."
     if check_number("min_face", min_face) < 12:

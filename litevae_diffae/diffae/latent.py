@@ -73,6 +73,7 @@ def skip_layers(config:LatentDDIMConfig)->set: # sizes -> numbers of layers that
     if config.skip_layers is None: return set(range(1, config.n_layers))
     return set(config.skip_layers)
 
+# %% ../../nbs/310_diffae.latent.ipynb #2b470285
 def latent_layers(config:LatentDDIMConfig)->nn.ModuleList: # sizes -> the stack
     "The layers of a latent DDIM, with random weights."
     D, H, last = config.z_dim, config.hidden, config.n_layers - 1

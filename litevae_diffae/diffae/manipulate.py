@@ -31,6 +31,7 @@ def check_strength(strength:float)->None: # how far an edit goes
     "`ValueError` unless it is a finite number of a size that means something."
     check_number("strength", strength, -MAX_STRENGTH, MAX_STRENGTH)
 
+# %% ../../nbs/315_diffae.manipulate.ipynb #978b1017
 def check_direction(v:Tensor, # (D,) what came as a direction
                     D:int, # size of the codes
                    )->Tensor: # (D,) `v`, length 1
@@ -44,6 +45,7 @@ def check_direction(v:Tensor, # (D,) what came as a direction
     got = f"shape {tuple(v.shape)} with norm {norm:.3g}"
     raise ValueError(f"direction: expected {want}, got {got}")
 
+# %% ../../nbs/315_diffae.manipulate.ipynb #d97e7004
 def check_names(names:tuple)->None: # names of attributes
     "`ValueError` unless there is an attribute and all are different."
     if names and len(set(names)) == len(names): return
@@ -62,6 +64,7 @@ class AttributeClassifierConfig:
         check_number("z_dim", self.z_dim, 1, 2**16, whole=True)
         check_names(self.names)
 
+# %% ../../nbs/315_diffae.manipulate.ipynb #ed9a3430
 class AttributeClassifier(Pretrained, nn.Module):
     "Linear attribute classifier on normalised semantic codes."
     config_class, positive = AttributeClassifierConfig, ("z_sem_std",)
@@ -199,6 +202,7 @@ def fit_linear(z:Tensor, # (N, D) normalised codes
     fit_adam(torch.optim.Adam([weight, bias], lr), loss, batches)
     return weight.detach(), bias.detach()
 
+# %% ../../nbs/315_diffae.manipulate.ipynb #a8b35d82
 def linear_classifier(weight:Tensor, # (A, D)
                       bias:Tensor, # (A,)
                       mean:Tensor, # (D,) mean of the codes

@@ -116,6 +116,7 @@ def check_end(name:str, # argument, for the error
     rule = f"(B, {in_channels}, H, W) or one image without B, a tensor of floats"
     raise ValueError(f"{name}: expected {rule}, got {shown(x)}")
 
+# %% ../../nbs/340_diffae.model.ipynb #bf20b42a
 def check_z(z_sem:Tensor, # what came
             n:int, # images
             config:DiffAEConfig, # settings of the model
@@ -372,6 +373,7 @@ class DiffAE(DiffusionModel):
             if not ((dir/name).exists() if parts is None else name in parts): continue
             setattr(self, name, load_part(dir/name, self.config.z_dim))
 
+# %% ../../nbs/340_diffae.model.ipynb #a41ff69d
 def load_part(dir:Path, # folder that is called like the part
               z_dim:int, # D of the model beside it
              )->nn.Module: # prior, classifier or editor

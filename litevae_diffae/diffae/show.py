@@ -36,6 +36,7 @@ def two_codes(model:DiffAE, # with its weights
     new = model.variations(x, n, n_steps, generator=torch.Generator().manual_seed(seed))
     return [torch.cat([a[None], b[None], c]) for a, b, c in zip(x, rec, new)]
 
+# %% ../../nbs/380_diffae.show.ipynb #77b89b2b
 def show_two_codes(rows:list, # from `two_codes`
                   )->Figure: # one row an image
     "Plate of originals, reconstructions and variations."
@@ -118,6 +119,7 @@ def both_codes(model:DiffAE, # with its weights
     z_sem = model.encode(x)
     return z_sem, model.invert(x, z_sem, n_steps=n_steps)
 
+# %% ../../nbs/380_diffae.show.ipynb #91bc3b73
 def move_many(model:DiffAE, # with an editor or a classifier; else `ValueError`
               z_sem:Tensor, # (B, D) semantic codes
               strengths:dict, # attribute -> strength as for `model.edit`; negative removes
@@ -229,6 +231,7 @@ def between(model:DiffAE, # with its weights
     x_T, z_sem = slerp(a[1], b[1], alpha), torch.lerp(a[0], b[0], alpha)
     return model.decode(x_T, z_sem, n_steps=n_steps)
 
+# %% ../../nbs/380_diffae.show.ipynb #8d32cf89
 def blend_slider(model:DiffAE, # with its weights
                  x_a:Tensor, # (1, C, H, W) in [-1, 1]
                  x_b:Tensor, # (1, C, H, W) in [-1, 1]

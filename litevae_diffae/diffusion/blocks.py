@@ -49,6 +49,7 @@ class Down(nn.Module):
     def forward(self, x:Tensor)->Tensor: # (B, C, H, W) -> (B, C, H/2, W/2)
         return self.op(x)
 
+# %% ../../nbs/225_diffusion.blocks.ipynb #3ee81f33
 class Up(nn.Module):
     "Nearest-neighbour doubling, then a convolution."
     def __init__(self, channels:int): # C
@@ -103,6 +104,7 @@ def haar_stem(x:Tensor, # (B, C, H, W)
         x = torch.cat([ll, *high], dim=1)
     return x
 
+# %% ../../nbs/225_diffusion.blocks.ipynb #33926aa7
 def haar_unstem(y:Tensor, # (B, C*4^levels, H, W) bands
                 levels:int, # 0 does nothing
                )->Tensor: # (B, C, H*2^levels, W*2^levels)

@@ -38,6 +38,7 @@ class Step(NamedTuple):
     x_0: Tensor # (B, C, H, W) predicted image, clamped if asked
     eps: Tensor # (B, C, H, W) noise, derived again if clamped
 
+# %% ../../nbs/210_diffusion.ddim.ipynb #a2b2d02d
 def ddim_step(x:Tensor, # (B, C, H, W) state at noise level `abar_from`
               eps:Tensor, # (B, C, H, W) noise predicted at that state
               abar_from:float, # in (0, 1]
@@ -60,6 +61,7 @@ def ddim_sigma(abar_from:float, # level of the state
     "Standard deviation of the fresh noise in a step (Song et al. 2021, eq. 16)."
     return eta*((1 - abar_to)/(1 - abar_from)*(1 - abar_from/abar_to))**0.5
 
+# %% ../../nbs/210_diffusion.ddim.ipynb #817521b7
 def add_noise(step:Step, # a deterministic step to `abar_to`
               abar_to:float, # level after the step
               sigma:float, # standard deviation of the fresh noise

@@ -28,6 +28,7 @@ class LastPrediction(NamedTuple):
     x_0: Tensor # (B, C, H, W) predicted image
     abar: float # noise level of the state that it was predicted at
 
+# %% ../../nbs/220_diffusion.dpm_solver.ipynb #3bd8be4a
 def dpm_step(x:Tensor, # (B, C, H, W) state at level `abar_from`
              x_0:Tensor, # (B, C, H, W) clean image predicted at that state
              abar_from:float, # in (0, 1)
@@ -85,6 +86,7 @@ class Sampler(NamedTuple):
     decode: Callable # (eps_model, x_T, n_steps, schedule, clip, callback) -> x
     steps: Callable # (n_steps, schedule) -> ascending steps that it visits
 
+# %% ../../nbs/220_diffusion.dpm_solver.ipynb #e77ca95e
 samplers = {"ddim": Sampler(ddim_decode, ddim_grid), "dpm": Sampler(dpm_decode, logsnr_timesteps)}
 
 def check_sampler(name:str)->None: # what came as `sampler`
@@ -92,6 +94,7 @@ def check_sampler(name:str)->None: # what came as `sampler`
     if isinstance(name, str) and name in samplers: return
     raise ValueError(f"sampler: must be {' or '.join(samplers)}, got {shown(name)}")
 
+# %% ../../nbs/220_diffusion.dpm_solver.ipynb #6193ce63
 def pick_sampler(name:str)->Sampler: # a key of `samplers` -> its value
     "Sampler of that name; `ValueError` if there is none."
     check_sampler(name)

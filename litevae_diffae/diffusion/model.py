@@ -113,6 +113,7 @@ def check_range(x:Tensor, # any shape, float
     found = f"[{x.min():.3g}, {x.max():.3g}]"
     raise ValueError(f"{name}: expected values in [-1, 1], got {found}")
 
+# %% ../../nbs/240_diffusion.model.ipynb #d3059d15
 _uniform = ("x_T: all values lie between 0 and 1; sampling starts from normal noise (torch.randn), "
             "not uniform noise (torch.rand)")
 

@@ -37,6 +37,7 @@ def at_least_float32(x:Tensor)->Tensor: # any float type -> float32 or float64
     "`x` in float32, unless it is float64: half precision would lose small steps."
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
+# %% ../../nbs/200_diffusion.schedule.ipynb #d3713d42
 class Schedule:
     "Float64 tables of a diffusion process; index 0 is the least noisy step."
     def __init__(self, betas:Tensor): # (T,) in (0, 1)
@@ -122,6 +123,7 @@ class Posterior(NamedTuple):
     mean: Tensor # (B, C, H, W)
     var: Tensor # (B, 1, 1, 1)
 
+# %% ../../nbs/200_diffusion.schedule.ipynb #3cd1c152
 def _levels_before(abar):
     "Noise levels of the steps before: 1, abar_0, ..., abar_{T-2}."
     return torch.cat([torch.ones(1, dtype=abar.dtype), abar[:-1]])

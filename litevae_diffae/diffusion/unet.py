@@ -105,6 +105,7 @@ def size_factor(config)->int: # settings of a network -> a power of 2
     levels = len(config.channel_mult) - 1
     return 2**levels*2**(config.stem_levels if config.stem == "haar" else 0)
 
+# %% ../../nbs/230_diffusion.unet.ipynb #ea7547b6
 def check_choice(config, # a dataclass
                  field:str, # name of the field
                  valid:tuple, # texts that will do
@@ -114,6 +115,7 @@ def check_choice(config, # a dataclass
     if value in valid: return
     raise ValueError(f"{field}: must be one of {', '.join(valid)}, got {value!r}")
 
+# %% ../../nbs/230_diffusion.unet.ipynb #de9d0ade
 def check_widths(name:str, # field, for the error
                  values:tuple, # width of each level, times the base
                 )->None:
@@ -309,6 +311,7 @@ def precondition(abar, # noise level: a number or (B, 1, 1, 1), in (0, 1)
     c_skip = (abar*(1 - abar))**0.5*(1 - rms**2)/var
     return var**-0.5, c_skip, rms*var**-0.5
 
+# %% ../../nbs/230_diffusion.unet.ipynb #2691c44e
 def band_rms(x:Tensor, # (N, C, H, W) clean images in [-1, 1]
              levels:int, # levels of the Haar stem; 0: the pixels are the only band
             )->tuple: # 4^levels numbers
@@ -324,6 +327,7 @@ def rms_tensor(config:UNetConfig, # with `band_rms`
     rms = torch.tensor(config.band_rms, device=device)
     return rms.repeat_interleave(config.in_channels).view(1, -1, 1, 1)
 
+# %% ../../nbs/230_diffusion.unet.ipynb #fdf4f7f1
 def network_output(unet:UNet, # with the settings in `unet.config`
                    x_t:Tensor, # (B, C, H, W) noisy images
                    abar, # noise level: a number or (B, 1, 1, 1)
@@ -337,6 +341,7 @@ def network_output(unet:UNet, # with the settings in `unet.config`
     inner = unet.core(as_input(c_in*bands, unet.dtype), modulations).to(x_t.dtype)
     return haar_unstem(c_skip*bands + c_out*inner, unet.stem_levels)
 
+# %% ../../nbs/230_diffusion.unet.ipynb #be18f556
 def predicted_noise(unet:UNet, # with the settings in `unet.config`
                     x_t:Tensor, # (B, C, H, W) noisy images
                     abar, # noise level: a number or (B, 1, 1, 1)

@@ -53,6 +53,7 @@ def encode_batches(model:DiffAE, # in eval mode
     "The codes of many images."
     return torch.cat([model.encode(b) for b in x.split(batch_size)])
 
+# %% ../../nbs/640_experiments.autoencoding.ipynb #32d7072e
 def probe_attributes(z_train:Tensor, # (N, D) codes to learn from
                      a_train, # (N, A) of 0/1
                      z_test:Tensor, # (n, D) codes to be asked
@@ -118,6 +119,7 @@ def new_diffusion(preset:str, # `DiffAE`'s or `DDIM`'s
     seed_everything(seed)
     return find_class(preset, (DiffAE, DDIM)).from_preset(preset, **fields)
 
+# %% ../../nbs/640_experiments.autoencoding.ipynb #a39fd4f9
 def train_row(config:dict, # preset, model, train, data; or weights: name of a trained model
               seed:int, # random weights, order of the data, noise
               folder, # the run's
@@ -138,6 +140,7 @@ def run_autoencoding(config:dict, # a row's: also n_images, n_steps, dtype
     x, _, _ = load_faces("test", config["n_images"], model.config.image_size)
     return evaluate_autoencoding(model, x, tuple(config["n_steps"]), seed)
 
+# %% ../../nbs/640_experiments.autoencoding.ipynb #8797a19d
 def run_recipe(config:dict, # a row's
                seed:int, # weights and order of the data
                folder, # the run's
@@ -152,6 +155,7 @@ def shipped_sha(part:str="")->str: # "", "prior" or "editor" -> 12 hexadecimal d
     path = asset("diffae-avatars")/part/"model.safetensors"
     return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
 
+# %% ../../nbs/640_experiments.autoencoding.ipynb #ec36859f
 measure = dict(n_steps=[10, 20, 50, 100], dtype="bfloat16") # of the network; states stay float32
 
 def _trained(preset, fields, images, more):

@@ -77,6 +77,7 @@ def class_split(attributes:Tensor, # (N, A) of 0/1
                          f"seed {seed}")
     return rows[spare*n:], rows[n*seed:n*(seed + 1)]
 
+# %% ../../nbs/658_experiments.classcond.ipynb #958ff582
 def one_label(codes:Codes, # with attributes
               name:str, # the one that stays
              )->Codes: # as many
@@ -85,6 +86,7 @@ def one_label(codes:Codes, # with attributes
     one = codes.attributes[:, k:k+1]
     return Codes(codes.z_sem, codes.mean, codes.std, codes.files, one, (name,))
 
+# %% ../../nbs/658_experiments.classcond.ipynb #d5d4a957
 def class_classifier(codes:Codes, # with attributes
                      name:str, # the class
                      kind:str, # "binary", "PU" or "all labels"

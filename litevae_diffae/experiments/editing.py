@@ -31,12 +31,14 @@ class EditCase(NamedTuple):
     @property
     def name(self): return case_name(self.attribute, self.sign)
 
+# %% ../../nbs/665_experiments.editing.ipynb #797153dd
 def case_name(attribute:str, # such as Hat
               sign:int, # 1: add, -1: remove
              )->str: # "Hat +"
     "Name an attribute and its sign."
     return f"{attribute} {'+' if sign > 0 else '-'}"
 
+# %% ../../nbs/665_experiments.editing.ipynb #885ecc10
 @torch.no_grad()
 def edit_case(model:DiffAE, # trained on drawn faces
               attribute:str, # one of `AVATAR_NAMES`
@@ -60,6 +62,7 @@ def edited_region(x:Tensor, # (B, C, H, W) originals
     "Pixels in which the true counterfactual differs."
     return (x != x_true).any(1, keepdim=True)
 
+# %% ../../nbs/665_experiments.editing.ipynb #81b3fc75
 def change_outside(x:Tensor, # (B, C, H, W) in [-1, 1], originals
                    y:Tensor, # (B, C, H, W) in [-1, 1], edits
                    region:Tensor, # (B, 1, H, W) bool
@@ -69,6 +72,7 @@ def change_outside(x:Tensor, # (B, C, H, W) in [-1, 1], originals
     pixels = (out.sum((1, 2, 3))*x.shape[1]).clamp(min=1)
     return ((x - y).abs()/2*out).sum((1, 2, 3))/pixels
 
+# %% ../../nbs/665_experiments.editing.ipynb #35520a33
 def judge_edit(case:EditCase, # faces and their counterfactuals
                edit:Tensor, # (B, C, S, S) in [-1, 1]
                judge:PixelJudge, # knows the attribute
@@ -80,6 +84,7 @@ def judge_edit(case:EditCase, # faces and their counterfactuals
     success = (seen[:, k] == (case.sign > 0)).float().mean().item()
     return dict(success=success, kept=(seen == true)[:, others].float().mean().item())
 
+# %% ../../nbs/665_experiments.editing.ipynb #8c815d44
 def edit_scores(case:EditCase, # faces and their counterfactuals
                 edit:Tensor, # (B, C, S, S) in [-1, 1]
                 judge:PixelJudge, # knows the attribute
@@ -104,6 +109,7 @@ def classifier_move(classifier, # has `move(z_sem, name, strength)`
     def move(z_sem, name, sign): return classifier.move(z_sem, name, sign*size(name, sign))
     return move
 
+# %% ../../nbs/665_experiments.editing.ipynb #b45aa2d6
 def true_move(model:DiffAE, # encodes
               cases, # `EditCase`s
              )->Callable: # (z_sem (B, D), attribute, sign) -> (B, D)
@@ -112,6 +118,7 @@ def true_move(model:DiffAE, # encodes
     def move(z_sem, name, sign): return goal[case_name(name, sign)]
     return move
 
+# %% ../../nbs/665_experiments.editing.ipynb #9ca92ff9
 @torch.no_grad()
 def apply_move(model:DiffAE, # decodes
                case:EditCase, # faces and their codes
@@ -135,6 +142,7 @@ def evaluate_editing(model:DiffAE, # decodes
     each = {f"{name} {k}": v for name, f in found.items() for k, v in f.items()}
     return dict(worst=min(f["success"] for f in found.values()), **means, **each)
 
+# %% ../../nbs/665_experiments.editing.ipynb #449760ad
 def strength_sweep(model:DiffAE, # decodes
                    cases, # `EditCase`s
                    classifier, # has `move(z_sem, name, strength)`
@@ -148,6 +156,7 @@ def strength_sweep(model:DiffAE, # decodes
         return judge_edit(case, edit, judge)
     return {c.name: {v: ask(c, v) for v in strengths} for c in cases}
 
+# %% ../../nbs/665_experiments.editing.ipynb #313f48a8
 def pick_strength(sweep:dict, # {strength: {success, kept}} of one case
                   goal:float=0.95, # wished success
                  )->float: # one of the strengths

@@ -36,6 +36,7 @@ class EditTools(NamedTuple):
     judge: PixelJudge # in eval mode
     right: dict # "judge Hat": its accuracy on held-out faces, ...
 
+# %% ../../nbs/670_experiments.edits.ipynb #5d229755
 def _accuracy(judge):
     "Accuracy of a judge on 500 held-out faces."
     x, a, names = load_faces("test", 500)
@@ -53,6 +54,7 @@ def edit_tools(weights:str, # name of a shipped Diff-AE
     judge = run_judge(runs)
     return EditTools(model.to(torch.bfloat16), codes, judge, _accuracy(judge))
 
+# %% ../../nbs/670_experiments.edits.ipynb #6b12cdac
 _kept_case = lru_cache(64)(edit_case)
 
 def edit_cases(model:DiffAE, # kept in memory too
@@ -75,6 +77,7 @@ def find_mover(kind:str, # "shipped", "editor", "means", "curved", "both", or "l
     zero = torch.zeros(len(codes.names))
     return linear_classifier(mean_shifts(codes), zero, codes.mean, codes.std, codes.names)
 
+# %% ../../nbs/670_experiments.edits.ipynb #f16b1e10
 def _chosen_strengths(config, tools, mover, seed):
     "Strengths by name, chosen on validation pairs; and the sweep as metrics."
     c = config["validation"]
@@ -159,6 +162,7 @@ def run_labels(config:dict, # weights, n_labels, l2, strength, test
     means = {k: _mean_over_cases(found, k, len(cases)) for k in ("success", "kept")}
     return {**means, **found}
 
+# %% ../../nbs/670_experiments.edits.ipynb #c76f51a3
 def labels_rows(scale:str)->list: # "small" or "paper" -> rows
     "Rows of the label curve."
     settings = dict(l2=100, strength=0.6, test=_pairs(EDITED, (8, 160), 10, scale))
@@ -187,6 +191,7 @@ def confounded_rows(codes:Codes, # with attributes
     order = torch.randperm(len(differ), generator=torch.Generator().manual_seed(seed))
     return torch.cat([agree, differ[order[:n]]]).sort().values
 
+# %% ../../nbs/670_experiments.edits.ipynb #b0d677f1
 def dragged(case:EditCase, # faces and their counterfactuals
             edit:Tensor, # (B, C, S, S) in [-1, 1]
             other:str, # another attribute
@@ -224,6 +229,7 @@ def run_confounded(config:dict, # weights, labels, share, l2, strength, test
     a, b = (clf.direction(n) for n in names)
     return dict(rows=len(codes), cosine=(a@b).item(), **means, **found)
 
+# %% ../../nbs/670_experiments.edits.ipynb #1705fc80
 def confounding_rows(scale:str)->list: # "small" or "paper" -> rows
     "Rows of the confounding table."
     test = _pairs(("Hat", "Eyeglasses"), (16, 320), 10, scale)

@@ -34,6 +34,7 @@ def feature_scores(real:Tensor, # (N, D) features of real images
     "Fréchet and kernel distance of two sets of features."
     return dict(fd=frechet_distance(real, f), kid=kernel_distance(real, f).mean)
 
+# %% ../../nbs/645_experiments.faces.ipynb #3650016e
 def set_scores(real:Tensor, # (N, 256) AlexNet features; for "inception" images, (N, C, H, W)
                x:Tensor, # (n, C, H, W) in [-1, 1]
                features:str="alexnet", # or "inception"
@@ -53,6 +54,7 @@ def crops_of(n:int, # faces, or all that there are
     source = open_source("avatars", split=split)
     return Crops(Part(source, range(min(n, len(source)))), size, train=False)
 
+# %% ../../nbs/645_experiments.faces.ipynb #0ccf2c3b
 def face_features(n:int, # faces, or all that there are
                   size:int, # pixels
                   work:Path, # folder of all runs, where they are kept
@@ -75,6 +77,7 @@ def face_models()->dict: # name -> configuration of a model
     return {"Diff-AE": dict(weights="avatars", sha256=sha),
             "Diff-AE, DDIM's budget": rows["Diff-AE, z_dim 128"], "DDIM": rows["DDIM"]}
 
+# %% ../../nbs/645_experiments.faces.ipynb #2cf98052
 def load_face_model(model:dict, # configuration, one of `face_models`
                     work:Path, # folder of all runs
                     dtype:str="bfloat16", # or "float32"
@@ -111,6 +114,7 @@ def prior_config(loss:str, # "l1" or "mse"
     net = dict(z_dim=128, hidden=320, n_layers=6)
     return dict(preset="latent-tiny", net=net, loss=loss, train=train)
 
+# %% ../../nbs/645_experiments.faces.ipynb #307e5561
 shipped_prior = prior_config("mse") # of the weights in this package
 
 def prior_folder(model:dict, # configuration, one of `face_models`
@@ -121,6 +125,7 @@ def prior_folder(model:dict, # configuration, one of `face_models`
     "The folder of a prior's run."
     return Path(work)/f"prior-{row_key(dict(model=model, prior=prior), seed)}"
 
+# %% ../../nbs/645_experiments.faces.ipynb #cb6b9853
 def face_prior(model:dict, # configuration, one of `face_models`
                work:Path, # folder of all runs
                prior:dict, # configuration, by `prior_config`
@@ -147,6 +152,7 @@ def face_images(rows:range, # numbers of faces
     n = len(test)
     return (test.get(i) if i < n else train.get(outside + i - n) for i in rows)
 
+# %% ../../nbs/645_experiments.faces.ipynb #dd0994dc
 def draw_images(model:DiffusionModel, # with a prior, or the baseline
                 n:int, # images
                 n_steps:int, # T
@@ -158,6 +164,7 @@ def draw_images(model:DiffusionModel, # with a prior, or the baseline
     if z_sem is None: return model.sample(n, n_steps, generator=g)
     return model.decode(model.noise(n, g), z_sem, n_steps)
 
+# %% ../../nbs/645_experiments.faces.ipynb #ee99afb6
 def draw_codes(prior:LatentDDIM, # draws the codes
                n:int, # codes
                n_steps:int, # T

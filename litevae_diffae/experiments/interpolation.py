@@ -43,6 +43,7 @@ def path_steps(path:Tensor # (B, n, C, H, W) in [-1, 1]
     steps = _distance(before, after).unflatten(0, (len(path), -1))
     return steps, _distance(path[:, 0], path[:, -1])
 
+# %% ../../nbs/655_experiments.interpolation.ipynb #5dc5c5d5
 def path_scores(path:Tensor # (B, n, C, H, W) in [-1, 1]
                )->dict: # length, detour, jump: means over the paths
     "Smoothness of paths."
@@ -69,6 +70,7 @@ def run_paths(config:dict, # model, n_pairs, n (images a path), n_steps, n_real,
     path = make_path(net, x[:pairs], x[pairs:], config["n"], config["n_steps"])
     return path_scores(path) | set_scores(real, path[:, 1:-1].flatten(0, 1))
 
+# %% ../../nbs/655_experiments.interpolation.ipynb #c3025546
 def path_rows(scale:str)->list: # "small" -> rows
     "Rows of the interpolations' table."
     small_only(scale)

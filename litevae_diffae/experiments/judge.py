@@ -33,6 +33,7 @@ class PixelJudgeConfig:
         if self.image_size % 16:
             raise ValueError(f"image_size: must be a multiple of 16, got {self.image_size}")
 
+# %% ../../nbs/660_experiments.judge.ipynb #735ab32d
 def _layer(c_in, c_out, stride):
     conv = nn.Conv2d(c_in, c_out, 3, stride, 1, bias=False)
     return nn.Sequential(conv, nn.BatchNorm2d(c_out), nn.ReLU())

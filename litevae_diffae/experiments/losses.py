@@ -37,6 +37,7 @@ def small_loss_row(weights:dict={}, # terms that differ from the base row's
                discriminator={**small_disc, **disc}, **more)
     return _without_adversary(row) if adversary is None else row
 
+# %% ../../nbs/625_experiments.losses.ipynb #b33e83b5
 def paper_loss_row(weights:dict={}, # terms that differ from the base row's
                    adversary:dict|None={}, # fields that differ; None: no adversary
                    disc:dict={}, # fields of the discriminator that differ
@@ -49,6 +50,7 @@ def paper_loss_row(weights:dict={}, # terms that differ from the base row's
     row |= more
     return _without_adversary(row) if adversary is None else row
 
+# %% ../../nbs/625_experiments.losses.ipynb #b86c92ef
 def loss_rows(changes:dict, # row -> arguments of `small_loss_row`
               paper:dict|None=None, # row -> arguments of `paper_loss_row`, where they differ
              ): # rows of an `Experiment`

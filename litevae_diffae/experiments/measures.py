@@ -29,6 +29,7 @@ def open_images(spec, # name, or [name, split]
     "Open the images that a row names."
     return open_source(*spec) if isinstance(spec, list) else open_source(spec, split)
 
+# %% ../../nbs/608_experiments.measures.ipynb #1c226d34
 def held_out_crops(data, # name, or [name, split], as in a row
                    n:int, # crops
                    size:int, # pixels
@@ -50,6 +51,7 @@ def reconstruct_crops(model:Autoencoder, # in eval mode
     def there_and_back(b): return model(b.to(model.device)).sample.float().clamp(-1, 1).cpu()
     return torch.cat([there_and_back(b) for b in x.split(batch_size)])
 
+# %% ../../nbs/608_experiments.measures.ipynb #1dc61974
 def crop_scores(x:Tensor, # (N, C, H, W) in [-1, 1], crops
                 y:Tensor, # (N, C, H, W) in [-1, 1], reconstructions
                 fd_size:int=128, # pixels, input of AlexNet-FD
@@ -77,6 +79,7 @@ def whole_image_scores(model:Autoencoder, # in eval mode
     keys = ("psnr", "ssim", "lpips")
     return {f"{k}@{side}": scores[k] for side, scores in sides.items() for k in keys}
 
+# %% ../../nbs/608_experiments.measures.ipynb #19d59fb5
 def size_scores(model:Autoencoder, # in eval mode
                 source, # images, by `open_images`
                 sizes:list, # pixels

@@ -90,6 +90,7 @@ def narrow_row(name:str, # key of `narrow`
     phase = dict(size=64, **(length or dict(steps=600)))
     return small_row(dict(narrow[name], z_channels=z), lr=1e-3, phases=[phase])
 
+# %% ../../nbs/612_experiments.recipes.ipynb #eb1ce8f1
 def full_row(name:str, # key of `full`
              z:int, # latent channels
              data:str="imagenet", # or "ffhq"
@@ -98,6 +99,7 @@ def full_row(name:str, # key of `full`
     "A row at the paper's scale in which LiteVAE meets the VAE."
     return paper_row(dict(full[name], z_channels=z), data, size)
 
+# %% ../../nbs/612_experiments.recipes.ipynb #f45b64da
 def changed_model(row:dict, # configuration
                   **fields, # new values
                  )->dict: # configuration

@@ -48,6 +48,7 @@ class Experiment:
     pairs: tuple = () # (row, row that it is held against), by name
     budget: str = "" # runs and minutes of one thread at small scale, seeds 0 and 1
 
+# %% ../../nbs/600_experiments.records.ipynb #74d73ef6
 scales = ("small", "paper")
 
 def rows_of(run:Callable, # (config, seed, folder) -> metrics
@@ -117,6 +118,7 @@ def results_of(path:Path, # a JSON file of the results folder
         _check_record(path, key, record)
     return found
 
+# %% ../../nbs/600_experiments.records.ipynb #989f6960
 def read_records(results:Path, # results/NAME.json
                  work:Path, # folder of the runs
                  tell:bool=False, # name the files that are left alone, on stderr
@@ -169,6 +171,7 @@ def check_target(path:Path, # results/NAME.json
         raise FileError(path, f"holds something else than {what}", advice)
     return found.get("records", {})
 
+# %% ../../nbs/600_experiments.records.ipynb #b81d7d29
 def _results(name, e, scale, n_seeds, records, own):
     "The content of a results file; `own`: the records that it held."
     rows = e.rows(scale)
@@ -292,6 +295,7 @@ def find_result(name:str, # below the folder, e.g. models/ddim-avatars
     raise FileNotFoundError(f"results: no {folder}/{name} here or above; it is in the repository, "
                             f"or is made with litevae-diffae experiment {Path(name).stem}")
 
+# %% ../../nbs/600_experiments.records.ipynb #cc00cf18
 def read_results(name:str, # NAME of results/NAME.json
                  folder:str="results", # in the current folder or one above
                 )->dict: # what the file holds
@@ -319,10 +323,12 @@ def results_table(found:dict, # what `read_results` gives
         table.append({**line, "seeds": str(len(r["seeds"]))})
     return table
 
+# %% ../../nbs/600_experiments.records.ipynb #674d723d
 class Markdown(str):
     "Text that a notebook shows as Markdown."
     def _repr_markdown_(self): return str(self)
 
+# %% ../../nbs/600_experiments.records.ipynb #4cb8ebf5
 def markdown_table(rows:list)->Markdown: # dicts with the same keys -> a table
     "Show a table in a notebook."
     def line(cells): return "| " + " | ".join(map(str, cells)) + " |"

@@ -68,6 +68,7 @@ def start_model(config:dict, # the row that is continued; its seed is 0
         model = trained_model(config, 0, work/row_key(config, 0)).cpu()
     return model.half().float()
 
+# %% ../../nbs/610_experiments.runs.ipynb #63432c88
 def _first_model(config, seed, work):
     "The model before the first step."
     if "start" in config: return start_model(config["start"], work)
@@ -96,6 +97,7 @@ def held_out_data(config:dict)->str|list: # a row's -> name, or [name, split]
     "The data that a row is measured on."
     return config["measure"].get("data", config["data"])
 
+# %% ../../nbs/610_experiments.runs.ipynb #77911d49
 def _training(config, model, folder):
     "Seconds and images of a run, and parameters of its encoder."
     logs = [read_log(Path(folder)/f"phase_{i}") for i in range(len(config["phases"]))]

@@ -27,6 +27,7 @@ def all_label_probe(codes:Codes, # with attributes
     fitted = fit_l2(codes.normalized(), codes.attributes, l2, balanced)
     return linear_classifier(*fitted, codes.mean, codes.std, codes.names)
 
+# %% ../../nbs/650_experiments.samples.ipynb #376a0ad6
 def _shares(probe, z_sem):
     "Share of the codes in which the probe sees each attribute."
     return (probe.logits(z_sem) > 0).float().mean(0)
@@ -158,6 +159,7 @@ def sample_rows(scale:str)->list: # "small" -> rows
             table[f"{name}, T = {T}"] = dict(**kind, n_steps=T, **measure)
     return [Row(name, config, run_samples) for name, config in table.items()]
 
+# %% ../../nbs/650_experiments.samples.ipynb #b9fe6ff3
 def fid_rows(scale:str)->list: # "small" -> rows
     "Rows of the samples' table, measured with Inception."
     rows = sample_rows(scale)

@@ -118,6 +118,7 @@ def grad_norm(loss:Tensor, # (), with a graph, which is kept
     grad, = torch.autograd.grad(loss, parameter, retain_graph=True, allow_unused=True)
     return torch.zeros((), device=parameter.device) if grad is None else grad.float().norm()
 
+# %% ../../nbs/160_litevae.adversarial.ipynb #6f202fd2
 def norm_ratio(rec:Tensor, # (), gradient norm
                other:Tensor, # (), gradient norm
                delta:float=1e-4, # added to `other`

@@ -48,6 +48,7 @@ def residual_blocks(model:Autoencoder, # any of them
     named = model.decoder.named_modules()
     return {k: m for k, m in named if k.split(".")[-2:-1] == ["resnets"]}
 
+# %% ../../nbs/170_litevae.analysis.ipynb #e75c06d1
 @torch.no_grad()
 def decoder_imbalance(model:Autoencoder, # in eval mode
                       x:Tensor, # (B, C, H, W) in [-1, 1]
@@ -152,6 +153,7 @@ class WaveletCode(nn.Module):
         z = torch.cat([ll, *parts[::-1]], 1)
         return torch.cat([z, torch.full_like(z, -30.)], 1)
 
+# %% ../../nbs/170_litevae.analysis.ipynb #4201ba19
 def code_channels(finest:int, # finest level kept, 1 to 3
                   in_channels:int=3, # channels of the images
                  )->int: # 12, 48 or 192 for colour

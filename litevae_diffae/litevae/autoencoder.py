@@ -313,6 +313,7 @@ class TilingError(NamedTuple):
     encode: float # in the latents' means, in their standard deviations
     decode: float # in the image, whose values lie in [-1, 1]; both decode the latents of the whole
 
+# %% ../../nbs/125_litevae.autoencoder.ipynb #62850110
 @torch.no_grad()
 def tiling_error(model:Autoencoder, # after `enable_tiling`
                  x:Tensor, # (B, C, H, W) images in [-1, 1], larger than a tile
@@ -400,6 +401,7 @@ class LatentStats(NamedTuple):
     shift_factor: float # mean of all values
     scaling_factor: float # 1 / std of all values
 
+# %% ../../nbs/125_litevae.autoencoder.ipynb #3eef56ab
 def latent_stats(total:Tensor, # (z,) float64 sums of z
                  square:Tensor, # (z,) float64 sums of z^2
                  n:int, # values per channel

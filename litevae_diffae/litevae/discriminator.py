@@ -187,6 +187,7 @@ class Scale(nn.Module):
 
     def forward(self, weight:Tensor)->Tensor: return weight*self.factor # any shape
 
+# %% ../../nbs/150_litevae.discriminator.ipynb #a541dfe0
 def equalised(layer:nn.Module, # convolution or linear layer; changed in place
              )->nn.Module: # the changed layer
     "Make weights N(0, 1) times 1/sqrt(fan-in) at every call, biases zero (Karras et al. 2018)."
