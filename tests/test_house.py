@@ -9,7 +9,7 @@ from functools import cache
 
 import pytest
 from conftest import ROOT
-from docs_check import notebooks
+from website.sections import notebooks
 from imports import FLOORS, LAZY, floor, imported, layers
 from imports import main as draw
 from imports import modules

@@ -9,7 +9,7 @@ import zipfile
 
 import pytest
 from conftest import ROOT
-from docs_check import copy_project, settings
+from website.build import copy_project, settings
 
 CFG = settings(ROOT)
 LIB = CFG["lib_path"]

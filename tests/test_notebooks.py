@@ -9,7 +9,9 @@ import warnings
 
 import pytest
 from conftest import ROOT
-from docs_check import notebooks, settings, text
+from website.build import settings
+from website.convert import text
+from website.sections import notebooks
 
 NBS = notebooks(ROOT / "nbs")
 SHORT, LONG, TIMEOUT = 20, 60, 300  # seconds: of one processor for most notebooks, for the named ones, and by the clock on a busy machine

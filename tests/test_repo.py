@@ -12,7 +12,9 @@ from pathlib import Path
 import next_links
 import pytest
 from conftest import ROOT
-from docs_check import copy_project, notebooks, page_name, settings, text
+from website.build import copy_project, settings
+from website.convert import text
+from website.sections import notebooks, page_name
 from test_notebooks import LOCAL_PATH
 from website.sections import belongs, reading_order, sections
 

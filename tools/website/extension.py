@@ -1,0 +1,76 @@
+"""What the site adds to Sphinx: anchors of definitions, buttons of a page, and MathJax without a CDN."""
+import shutil
+from importlib.util import find_spec
+from pathlib import Path
+
+from docutils import nodes
+from docutils.parsers.rst import directives
+from sphinx.util.docutils import SphinxDirective
+
+MATHJAX = ("tex-chtml.js", "output/chtml/fonts/woff-v2")  # all that the pages load
+
+
+class Definition(SphinxDirective):
+    "The place of a definition: what links and the search lead to."
+    required_arguments = 1
+    option_spec = {"page": directives.unchanged, "source": directives.uri,
+                   "members": directives.unchanged}
+
+    def run(self):
+        name, page = self.arguments[0], self.options["page"]
+        std = self.env.get_domain("std")
+        here = nodes.container(classes=["definition"])
+        names = [name, *filter(None, self.options.get("members", "").split(","))]
+        anchors = list(dict.fromkeys(n.lower() for n in names))
+        for anchor in anchors:
+            here += nodes.target(ids=[anchor])
+            std.anonlabels[f"{page}.{anchor}"] = self.env.docname, anchor
+        std.note_object("symbol", f"litevae_diffae.{page}.{name}", anchors[0], location=here)
+        if "source" in self.options:
+            link = nodes.reference("", "source", refuri=self.options["source"])
+            link["classes"] = ["definition-source"]
+            here += nodes.paragraph("", "", link)
+        return [here]
+
+
+def mathjax_folder():
+    "Where pip has put MathJax."
+    spec = find_spec("sphinx-mathjax-offline")
+    if spec is None: raise RuntimeError('MathJax is missing: pip install -e ".[dev]"')
+    return Path(spec.origin).parent / "static" / "mathjax"
+
+
+def copy_mathjax(app, error):
+    "Script and fonts become a part of the site."
+    if error or app.builder.format != "html": return
+    for name in MATHJAX:
+        source, dest = mathjax_folder() / name, Path(app.outdir) / "_static" / "mathjax" / name
+        if dest.exists(): continue
+        dest.parent.mkdir(parents=True, exist_ok=True)
+        (shutil.copytree if source.is_dir() else shutil.copy)(source, dest)
+
+
+def add_buttons(app, pagename, templatename, context, doctree):
+    "What the templates need: Colab, downloads and the source of a page, by its notebook."
+    page = app.config.site_pages.get(pagename)
+    repo, up = app.config.site_repo, context["content_root"]
+    colab = "https://colab.research.google.com/github/" + repo.split("github.com/")[-1]
+    notebook = page["source"] if page else "nbs/index.ipynb"
+    context["site_repo"] = repo
+    context["site_colab"] = f"{colab}/blob/main/{notebook}"
+    context["page_buttons"] = [
+        ("Colab", "play", context["site_colab"], "Run this notebook in Colab"),
+        ("Notebook", "download", f"{up}_notebooks/{page['file']}", "Download the notebook"),
+        ("Markdown", "file-lines", f"{up}{pagename}.md", "The page as plain Markdown"),
+        ("Edit", "pencil", f"{repo}/edit/main/{notebook}", "Edit on GitHub"),
+    ] if page else []
+
+
+def setup(app):
+    app.add_directive("definition", Definition)
+    app.add_object_type("symbol", "symbol", objname="definition")
+    app.add_config_value("site_pages", {}, "env")
+    app.add_config_value("site_repo", "", "env")
+    app.connect("html-page-context", add_buttons, priority=400) # before the theme renders
+    app.connect("build-finished", copy_mathjax)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
