@@ -190,6 +190,8 @@ LOOK = """async ([phone]) => {
     if (!img.alt.trim() || img.alt.startsWith('_images') || img.alt.includes('.png'))
       said.push(`image ${img.src.slice(-60)} has no alt text`);
   }
+  for (const e of article.querySelectorAll('p'))
+    if (/\\|\\s*-{3}|\\| — \\|/.test(e.textContent)) said.push('a table is shown as text');
   document.querySelectorAll('details').forEach(d => d.open = true);
   for (const pre of article.querySelectorAll('.cell_input pre'))
     if (pre.scrollWidth > pre.clientWidth)
@@ -277,7 +279,7 @@ def test_a_faulty_page_is_seen(tab, served, built):
     "The look at a page finds each fault that it is for."
     page = (built.out / "diffusion.ddim.html").read_text(encoding="utf-8")
     faulty = ('<article class="bd-article"><div style="width:600px">wide</div><img src="none.png">'
-              '<div class="cell_input"><pre>' + "x"*140 + '</pre></div><span class="math">a</span>'
+              '<p>a | b | --- | --- |</p><div class="cell_input"><pre>' + "x"*140 + '</pre></div><span class="math">a</span>'
               '<code style="background:#fff">pill</code><script>console.error("oh")</script>'
               '<img alt="x" src="http://localhost:9/x.png">')
     page = page.replace('<article class="bd-article">', faulty, 1)
@@ -292,7 +294,7 @@ def test_a_faulty_page_is_seen(tab, served, built):
         said += " ".join(tab.evaluate(LOOK, [False]) + tab.said)
     finally: (built.out / "faulty.html").unlink()
     for word in ("sideways", "not set", "is not shown", "no alt text", "is cut", "white in the dark",
-                 "oh", "asks http://localhost:9"):
+                 "table is shown as text", "oh", "asks http://localhost:9"):
         assert word in said, (word, said)
 
 
@@ -461,7 +463,7 @@ def test_reading_minutes():
     ("[w](100_litevae.wavelets.ipynb){.minutes}", "[w](litevae.wavelets.ipynb) (9 min)"),
     ("see `100_litevae.wavelets`", "see [`litevae.wavelets`](/litevae.wavelets.ipynb)"),
     ("see `litevae.wavelets.`", "see `litevae.wavelets.`"),
-    ("$$ x $$ {#eq-a} by @eq-a and @fig-b", "$$ x $$ (eq-a) by {eq}`eq-a` and {numref}`fig-b`"),
+    ("$$ x $$ {#eq-a} by @eq-a and @fig-b", "$$ x $$ (eq-a) by {eq}`eq-a` and {ref}`fig-b`"),
     ("::: {.callout-note}\nx\n:::", ":::{note}\nx\n:::"),
     ("```\n[w](100_x.ipynb) @eq-a\n```", "```\n[w](100_x.ipynb) @eq-a\n```")])
 def test_markdown_of_quarto_as_mysts(md, made): assert convert_markdown(md, ABOUT) == made

@@ -17,8 +17,7 @@ exclude_patterns = ["site.json"]
 
 nb_execution_mode = "off"
 nb_merge_streams = True
-numfig = True
-numfig_format = {"figure": "Figure %s"}
+nb_render_markdown_format = "myst"
 myst_enable_extensions = ["dollarmath", "amsmath", "colon_fence", "attrs_inline", "attrs_block",
                           "deflist"]
 myst_heading_anchors = 6

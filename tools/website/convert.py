@@ -222,7 +222,7 @@ def convert_markdown(md, site):
         md = re.sub(r"\]\(((?:[^)\s/:]+/)*)\d+[a-zA-Z0-9]*_([^)\s/:]+\.ipynb)", r"](\1\2", md)
         md = re.sub(r"\$\$\s*\{#(eq-[\w-]+)\}", r"$$ (\1)", md)
         md = re.sub(r"(?<![\w`@])@(eq-[\w-]+)", r"{eq}`\1`", md)
-        md = re.sub(r"(?<![\w`@])@((?:fig|tbl)-[\w-]+)", r"{numref}`\1`", md)
+        md = re.sub(r"(?<![\w`@])@((?:fig|tbl)-[\w-]+)", r"{ref}`\1`", md)
         md = re.sub(r"^(:{3,}) *\{\.callout-(\w+)[^}]*\}", r"\1{\2}", md, flags=re.M)
         blocks[k] = link_chapters(md, site)
     return "".join(blocks)
