@@ -219,6 +219,28 @@ def share(paths):
     return sum(found) / len(found)
 
 
+SHELL = re.compile(r"\s*[!%]|.*get_ipython\(\)\.system\(")  # the install cell's line stays one command
+
+
+def long_lines(code):
+    "Code lines of a cell, with their numbers, that a page would cut: without options (`#|`) and shell lines."
+    lines = [] if code.startswith("%%") else code.splitlines()
+    yield from ((k, line) for k, line in enumerate(lines, 1) if len(line) > MAX_COLUMNS and not line.startswith("#|") and not SHELL.match(line))
+
+
+@pytest.mark.parametrize("nb", notebooks(ROOT / "nbs"), ids=str)
+def test_lines_of_cells_are_short(nb):
+    "Of every code cell: exported or not, shown or hidden."
+    none(f"cell {i}, line {k}: {len(line)} columns: {line.strip()[:60]}"
+         for i, (kind, text) in enumerate(cells(nb)) if kind == "code" for k, line in long_lines(text))
+
+
+@pytest.mark.parametrize("line, wrong", [("x = 1" + " " * 89 + "# long", False), ("x = 1" + " " * 90 + "# long", True), ("    # " + "a" * 95, True),
+                                         ("#| fig-cap: " + "a" * 95, False), ("!pip install " + "a" * 95, False), ("%time f(" + "a" * 95 + ")", False),
+                                         ('if "google.colab" in sys.modules: get_ipython().system("pip install ' + "a" * 95 + '")', False)])
+def test_long_lines_are_seen(line, wrong): assert bool(list(long_lines("#| hide\n" + line + "\ny = 2"))) == wrong
+
+
 def test_definitions_are_run_where_they_stand():
     worst = sorted((share([p]), p.name) for p in CHAPTERS if list(definitions(p)))[:12]
     assert share(CHAPTERS) >= RUN_FLOOR, worst
