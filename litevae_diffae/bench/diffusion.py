@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 # %% ../../nbs/850_bench.diffusion.ipynb #67541707
-from .plain_diffae import PlainUNet, pair, plain_ddim, plain_settings, plain_step
+from .plain_diffae import (PlainUNet, pair, plain_ddim, plain_settings,
+                                               plain_step)
 from ..core import n_params
 from ..crops import Batch, Crops
 from ..avatars import load_avatars

@@ -31,7 +31,8 @@ from ..crops import Order
 from ..crops import one_pass
 from ..data import open_source
 from ..files import FileError, MissingFile
-from ..files import read_json, read_tensor_header, read_tensors, write_json, write_tensors
+from ..files import (read_json, read_tensor_header, read_tensors, write_json,
+                                  write_tensors)
 
 # %% ../../nbs/305_diffae.codes.ipynb #59149838
 def _sum64(pieces):

@@ -20,7 +20,8 @@ from ..data import hold_out
 from ..crops import Crops, batches
 from ..sources import Source
 from .klvae import KLVAE, KLVAEConfig
-from .losses import LossWeights, draw_warp, equivariance_pair, reconstruction_loss
+from .losses import (LossWeights, draw_warp, equivariance_pair,
+                                           reconstruction_loss)
 from .autoencoder import Autoencoder, compute_latent_stats
 from .model import LiteVAE, LiteVAEConfig
 from ..resume import data_identity
