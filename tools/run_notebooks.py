@@ -5,13 +5,14 @@
     python tools/run_notebooks.py 024_viz nbs/100_litevae.wavelets.ipynb
     python tools/run_notebooks.py --shrink                          # runs nothing: stored images in fewer bytes
 
-Cells that nbdev would not test (`#| eval: false` and the flags of settings.ini) stay unrun and without output. Every notebook has a process
+Cells that nbdev would not test (`#| eval: false` and the flags of settings.ini) stay unrun and without output; `#| output: false` stays without output. Every notebook has a process
 of its own; one that fails is left as it was. An image that shows what the stored one shows is left as it is stored: nothing is committed twice.
 """
 import argparse
 import base64
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -90,6 +91,11 @@ def replace_images(outputs, before=()):
         data.update({kind: base64.b64encode(new).decode(), **rest})
 
 
+def hides_output(source):
+    "Whether a cell says that its output is not to be shown: then it is not kept either."
+    return re.search(r"^#\| *output: *false *$", source, flags=re.M) is not None
+
+
 def shrink(path):
     "Encode the stored images of a notebook anew; nothing is run."
     nb = json.loads(path.read_text(encoding="utf-8"))
@@ -123,6 +129,7 @@ def run_one(path):
         try: shell.run_all(nb, exc_stop=True, preproc=unrun)
         except Exception: sys.exit(shell.prettytb(fname=path))
     for cell in nb.cells:
+        if cell.cell_type == "code" and hides_output(cell.source): cell.outputs = []
         for out in cell.get("outputs", []):
             if "text" in out: out["text"] = tidy(out["text"])
             for mime in out.get("data", {}):
