@@ -1,7 +1,7 @@
 """The docs site: built once, strictly, then every page is opened in a browser.
 
-Nothing may lead nowhere, scroll sideways on a phone, be cut on a desk, glare in the dark, or ask another
-machine for anything."""
+Nothing may lead nowhere, scroll sideways on a phone, be cut on a desk, glare in the dark, or ask
+another machine for anything."""
 import functools
 import json
 import re
@@ -27,7 +27,8 @@ from website.sections import notebooks, page_name, reading_order, sections
 CFG = settings(ROOT)
 SITE = CFG["doc_host"] + CFG["doc_baseurl"].rstrip("/")
 NBS = notebooks(ROOT / "nbs")
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+BROWSER = next(filter(None, map(shutil.which, BROWSERS)), None)
 PHONE, DESK = {"width": 390, "height": 844}, {"width": 1440, "height": 900}
 ABOUT = Site(SITE, CFG["git_url"], {"litevae.wavelets": 9}, {"litevae.wavelets": "Wavelets"})
 
@@ -73,7 +74,8 @@ def test_every_public_name_has_an_entry(sources):
         shown = [text(c["source"]) for c in cells(ROOT / "nbs" / path) if c["cell_type"] == "code"]
         shown = [s for s in shown if re.search(r"^#\| *exports?\s", s, flags=re.M)
                  and not re.search(r"^#\| *hide", s, flags=re.M)]
-        names = [n for s in shown for n in re.findall(r"^(?:def|class) ([A-Za-z]\w*)", s, flags=re.M)]
+        names = [n for s in shown
+                 for n in re.findall(r"^(?:def|class) ([A-Za-z]\w*)", s, flags=re.M)]
         listed = [part.name.split(".")[-1] for part in page.parts if isinstance(part, Definition)]
         assert not set(names) - set(listed), path
         full = [part.name for part in page.parts if isinstance(part, Definition)]
@@ -102,9 +104,10 @@ def test_the_code_of_a_definition_stands_once_and_its_table_is_folded(built):
 
 def test_every_public_name_is_in_the_reference(built):
     page = (built.out / "names.html").read_text(encoding="utf-8")
-    modules = [p for p in (ROOT / CFG["lib_path"]).rglob("*.py") if "__all__ = [" in p.read_text()]
-    names = {n for p in modules if not p.name.startswith("__")
-             for n in re.findall(r"'(\w+)'", re.search(r"__all__ = \[(.*?)\]", p.read_text(), re.S)[1])}
+    package = (ROOT / CFG["lib_path"]).rglob("*.py")
+    modules = [p.read_text(encoding="utf-8") for p in package if not p.name.startswith("__")]
+    exported = [m[1] for code in modules for m in re.finditer(r"__all__ = \[(.*?)\]", code, re.S)]
+    names = {n for found in exported for n in re.findall(r"'(\w+)'", found)}
     listed = set(re.findall(r"<span class=\"pre\">(\w+)</span>", page))
     assert len(names) > 1000 and not names - listed
     links = re.findall(r'<dt>.*?href="([^"]+)#(\w[^"]*)"', page)
@@ -112,7 +115,8 @@ def test_every_public_name_is_in_the_reference(built):
 
 
 def test_markdown_copies_and_llms_txt(built):
-    listed = re.findall(r"\]\(" + re.escape(SITE) + r"/([^)]+)\)", (built.out / "llms.txt").read_text())
+    llms = (built.out / "llms.txt").read_text(encoding="utf-8")
+    listed = re.findall(r"\]\(" + re.escape(SITE) + r"/([^)]+)\)", llms)
     assert sorted(listed) == sorted(f"{page_name(p).with_suffix('')}.md" for p in NBS
                                     if p.name != "index.ipynb")
     for name in listed:
@@ -222,7 +226,8 @@ class Quiet(SimpleHTTPRequestHandler):
 
 @pytest.fixture(scope="module")
 def served(built):
-    server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(built.out)))
+    handler = functools.partial(Quiet, directory=str(built.out))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f"http://127.0.0.1:{server.server_address[1]}/"
     server.shutdown()
@@ -233,7 +238,8 @@ def browser():
     api = pytest.importorskip("playwright.sync_api", reason="no driver: pip install playwright")
     if not BROWSER: pytest.skip("no browser: apt-get install chromium")
     with api.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=BROWSER, args=["--no-sandbox", "--disable-gpu"])
+        browser = driver.chromium.launch(executable_path=BROWSER,
+                                         args=["--no-sandbox", "--disable-gpu"])
         yield browser
         browser.close()
 
@@ -282,7 +288,8 @@ def test_a_faulty_page_is_seen(tab, served, built):
     "The look at a page finds each fault that it is for."
     page = (built.out / "diffusion.ddim.html").read_text(encoding="utf-8")
     faulty = ('<article class="bd-article"><div style="width:600px">wide</div><img src="none.png">'
-              '<p>a | b | --- | --- |</p><div class="cell_input"><pre>' + "x"*140 + '</pre></div><span class="math">a</span>'
+              '<p>a | b | --- | --- |</p><span class="math">a</span>'
+              '<div class="cell_input"><pre>' + "x"*140 + '</pre></div>'
               '<code style="background:#fff">pill</code><script>console.error("oh")</script>'
               '<img alt="x" src="http://localhost:9/x.png">')
     page = page.replace('<article class="bd-article">', faulty, 1)
@@ -296,8 +303,8 @@ def test_a_faulty_page_is_seen(tab, served, built):
         tab.set_viewport_size(DESK)
         said += " ".join(tab.evaluate(LOOK, [False]) + tab.said)
     finally: (built.out / "faulty.html").unlink()
-    for word in ("over the side", "not set", "is not shown", "no alt text", "is cut", "white in the dark",
-                 "table is shown as text", "oh", "asks http://localhost:9"):
+    for word in ("over the side", "not set", "is not shown", "no alt text", "is cut",
+                 "white in the dark", "table is shown as text", "oh", "asks http://localhost:9"):
         assert word in said, (word, said)
 
 
@@ -380,7 +387,8 @@ def test_lost_links(tmp_path):
 
 
 def test_anchors_are_those_of_pandoc():
-    titles = ("A section", "From [-1, 1] to bytes", "Pretrained.from_preset", "3 levels", "to_uint8")
+    titles = ("A section", "From [-1, 1] to bytes", "Pretrained.from_preset", "3 levels",
+              "to_uint8")
     assert [heading_anchor(t) for t in titles] == \
         ["a-section", "from--1-1-to-bytes", "pretrained.from_preset", "levels", "to_uint8"]
 
@@ -413,7 +421,8 @@ def code(source, *outputs): return {"cell_type": "code", "source": source, "outp
 
 
 def doc(name, table="| | Type |\n| --- | --- |\n| `x` | `int` |"):
-    said = f"---\n\n[source]({SITE}/x.py#L1)\n\n### {name}\n\n```python\ndef {name}(x):\n```\n\n*Says.*\n\n{table}"
+    said = (f"---\n\n[source]({SITE}/x.py#L1)\n\n### {name}\n\n"
+            f"```python\ndef {name}(x):\n```\n\n*Says.*\n\n{table}")
     return code(f"#| echo: false\nshow_doc({name})", {"data": {"text/markdown": said}})
 
 

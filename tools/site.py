@@ -3,7 +3,7 @@
 
     python tools/site.py build             # writes _site/; ends non-zero on anything that is wrong
     python tools/site.py build --out DIR
-    python tools/site.py serve             # the same, shown at http://localhost:8000, and what changes is built again
+    python tools/site.py serve             # shown at http://localhost:8000; changes are built again
 
 What it needs comes with `pip install -e ".[dev]"`.
 """

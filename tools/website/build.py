@@ -87,8 +87,11 @@ def write_changed(path, content):
 
 
 def toctree(names):
-    "A hidden table of contents, which the sidebar, next and previous follow."
-    listed = "\n".join(f"/{name}" for name in names)
+    """A hidden table of contents, which the sidebar, next and previous follow.
+
+    `names` are those of pages; a pair (title, page) is called so in the sidebar."""
+    entries = [name if isinstance(name, tuple) else (None, name) for name in names]
+    listed = "\n".join(f"{title} </{name}>" if title else f"/{name}" for title, name in entries)
     return f"```{{toctree}}\n:hidden:\n\n{listed}\n```"
 
 
@@ -188,10 +191,11 @@ def all_sources(root, sources):
             name = pages[section.page].name
             inside = [pages[p].name for p in section.notebooks]
             books[name] = with_toctree(books[name], inside)
+            top.append((section.title, name))
         else:
             name = section.name
             texts[name] = section_page(section, pages, site, more)
-        top.append(name)
+            top.append(name)
         for group in section.groups: texts[group.name] = section_page(group, pages, site)
     books["index"] = with_toctree(books["index"], top)
     made = {f"{name}.md": md for name, md in texts.items()}
@@ -236,7 +240,7 @@ def lost_links(out):
     for path, link in dict.fromkeys(links):
         if re.match(r"[a-z]+:|//", link) or not link: continue
         target, _, fragment = link.partition("#")
-        there = (path.parent / unquote(target.split("?")[0])).resolve() if target else path.resolve()
+        there = (path.parent / unquote(target.split("?")[0]) if target else path).resolve()
         if not there.exists(): lost.append((path.relative_to(out).as_posix(), link))
         elif fragment and there in ids and unquote(fragment) not in ids[there]:
             lost.append((path.relative_to(out).as_posix(), link))
@@ -271,5 +275,6 @@ def build(out, work, force=True):
     root = copy_project(ROOT, work / "project")
     proc = process(root, force)
     if force:
-        for folder in (work / "src", work / "doctrees", out): shutil.rmtree(folder, ignore_errors=True)
+        for folder in (work / "src", work / "doctrees", out):
+            shutil.rmtree(folder, ignore_errors=True)
     return render(root, proc, out, work)

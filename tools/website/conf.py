@@ -1,4 +1,4 @@
-"""Sphinx's settings. What depends on the pages comes from site.json, which the build writes beside them."""
+"""Sphinx's settings. What depends on the pages comes from site.json, which the build writes."""
 import json
 import sys
 from os import environ

@@ -280,6 +280,7 @@ def page_head(page, site):
     line = [f"{minutes(page)} min to read",
             f'<a href="{site.repo}/blob/main/{source}">{source}</a>']
     says = f"*{page.says}*\n\n" if page.says else ""
+    if page.name == "index": return f"# {page.title}\n\n{says}"
     spans = " ".join(f"<span>{item}</span>" for item in line)
     head = f'<p class="page-line">{spans}</p>'
     return f"# {page.title}\n\n{says}{head}"
@@ -289,7 +290,8 @@ def to_notebook(page, site):
     "A page as the notebook that MyST-NB renders."
     cells = [markdown_cell(page_head(page, site))]
     for part in page.parts:
-        if isinstance(part, Markdown): cells.append(markdown_cell(convert_markdown(part.text, site)))
+        if isinstance(part, Markdown):
+            cells.append(markdown_cell(convert_markdown(part.text, site)))
         elif isinstance(part, Code): cells.append(convert_code(part))
         else: cells += convert_definition(part, page, site)
     for k, cell in enumerate(cells): cell["id"] = f"cell{k}"

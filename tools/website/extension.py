@@ -1,4 +1,4 @@
-"""What the site adds to Sphinx: anchors of definitions, buttons of a page, and MathJax without a CDN."""
+"""What the site adds to Sphinx: anchors of definitions, buttons of a page, MathJax at hand."""
 import shutil
 from importlib.util import find_spec
 from pathlib import Path

@@ -83,10 +83,10 @@ def reference_page(package, pages, labels):
         module = read_module(path, package)
         modules[module.name.lstrip("_")] = module
     top = top_names(package)
-    blocks = ["---\nnosearch: true\n---", "# Every public name", "*What the package exports, with its first sentence; a name "
-              "leads to the chapter that builds it.*"]
-    blocks += ["## From the package itself", "`from litevae_diffae import ...`; each name is loaded "
-               "when it is asked for."]
+    blocks = ["---\nnosearch: true\n---", "# Every public name",
+              "*What the package exports, with its first sentence; a name leads to the chapter "
+              "that builds it.*", "## From the package itself",
+              "`from litevae_diffae import ...`; each name is loaded when it is asked for."]
     for name, home in sorted(top.items()):
         found = [(key, n) for key, m in modules.items() for n in m.names if n.name == name]
         found.sort(key=lambda pair: pair[0] != home)
