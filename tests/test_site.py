@@ -144,6 +144,14 @@ def test_next_and_previous_follow_the_sidebar(built):
                 assert target.resolve() == (built.out / there).resolve(), (here, side)
 
 
+def test_the_tables_begin_with_what_held_and_name_the_papers_rows(built):
+    page = (built.out / "experiments" / "litevae_tables.html").read_text(encoding="utf-8")
+    first = re.search(r"What held.*?<table.*?</table>", page, flags=re.S)[0]
+    assert first.count("<tr") > 25
+    own = re.search(r"Does an encoder have to learn.*?The paper:.*?</table>", page, flags=re.S)[0]
+    assert "FFHQ: SD-VAE, z 4" in own and 'id="against-the-vae"' in page[page.index(first):]
+
+
 def test_sections_of_the_sidebar():
     names = [section.title for section in sections(ROOT / "nbs")]
     wanted = ["Start", "Tutorials", "LiteVAE", "Diffusion", "Diff-AE", "Latent diffusion",

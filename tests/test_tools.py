@@ -29,7 +29,8 @@ PLOT = "import matplotlib.pyplot as plt\nplt.figure(figsize=(1, 1)); plt.plot([1
 def full(tmp_path):
     "A notebook as the runner leaves it."
     path = tmp_path / "00_a.ipynb"
-    path.write_text(json.dumps(notebook("import os, sys\nprint(os.environ.get('IN_TEST'))", "#| eval: false\nundefined", "#| cuda\nundefined", PLOT, "object()", "#| output: false\nprint(1)")))
+    path.write_text(json.dumps(notebook("import os, sys\nprint(os.environ.get('IN_TEST'))", "#| eval: false\nundefined", "#| cuda\nundefined", PLOT, "object()", "#| output: false\nprint(1)",
+                                         "from IPython.display import Markdown\nMarkdown('**b**')")))
     assert run(path).returncode == 0
     return path
 
@@ -39,7 +40,7 @@ def test_runner_stores_full_length_outputs(full):
     assert cells[0]["outputs"][0]["text"] == ["None\n"]
     assert cells[1]["outputs"] == cells[2]["outputs"] == []
     assert "image/png" in cells[3]["outputs"][0]["data"] and len(cells[3]["outputs"]) == 1
-    assert cells[5]["outputs"] == []
+    assert cells[5]["outputs"] == [] and cells[6]["outputs"][0]["data"].keys() == {"text/markdown"}
     assert " at 0x" not in cells[4]["outputs"][0]["data"]["text/plain"][0]
     assert all(c["execution_count"] is None and c["metadata"] == {} for c in cells)
 

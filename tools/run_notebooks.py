@@ -132,6 +132,7 @@ def run_one(path):
         if cell.cell_type == "code" and hides_output(cell.source): cell.outputs = []
         for out in cell.get("outputs", []):
             if "text" in out: out["text"] = tidy(out["text"])
+            if "text/markdown" in out.get("data", {}): out["data"].pop("text/plain", None) # says the same
             for mime in out.get("data", {}):
                 if mime.startswith("text/"): out["data"][mime] = tidy(out["data"][mime])
         replace_images(cell.get("outputs", []), before.get(cell.id, ()))
