@@ -519,6 +519,10 @@ def test_serve_builds_what_changes(tmp_path):
         index.write_text(index.read_text().replace("# Home", "# Changed"))
         assert "nothing is wrong" in next(line for line in lines if "pages in" in line)
         assert "Changed" in urlopen(f"{url}/index.html").read().decode()
+        other = root / "nbs" / "900_showdoc.ipynb" # a title stands in the sidebar of every page
+        other.write_text(other.read_text().replace("# Reference tables", "# Renamed tables"))
+        assert "nothing is wrong" in next(line for line in lines if "pages in" in line)
+        assert "Renamed tables" in urlopen(f"{url}/index.html").read().decode()
     finally: server.kill()
 
 

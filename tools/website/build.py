@@ -80,10 +80,11 @@ def process(root, force=True):
 
 
 def write_changed(path, content):
-    "Write a file if that changes it, so that Sphinx reads only what is new."
-    if path.exists() and path.read_text(encoding="utf-8") == content: return
+    "Write a file if that changes it, so that Sphinx reads only what is new: whether it did."
+    if path.exists() and path.read_text(encoding="utf-8") == content: return False
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(content, encoding="utf-8")
+    return True
 
 
 def toctree(names):
@@ -203,7 +204,9 @@ def all_sources(root, sources):
 
 
 def write_sources(root, sources, src):
-    "Everything that Sphinx reads, into `src`; what is as before is left alone."
+    """Everything that Sphinx reads, into `src`; what is as before is left alone.
+
+    Returns whether the sidebar is another one: then every page is."""
     made = all_sources(root, sources)
     for name, content in made.items(): write_changed(src / name, content)
     for path in [p for p in src.rglob("*") if p.suffix in (".md", ".ipynb")]:
@@ -213,16 +216,20 @@ def write_sources(root, sources, src):
             there = src / path.relative_to(root / "nbs")
             there.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, there)
-    known = {page.name: {"source": f"nbs/{path.as_posix()}", "file": path.as_posix()}
-             for path, page in sources.pages.items()}
-    about = {"title": sources.cfg["title"], "repo": sources.cfg["git_url"], "pages": known}
-    write_changed(src / "site.json", json.dumps(about, indent=1))
+    known = {page.name: {"source": f"nbs/{path.as_posix()}", "file": path.as_posix(),
+                         "title": page.title} for path, page in sources.pages.items()}
+    order = [[s.title, s.name, list(map(str, s.notebooks))] for section in sources.sections
+             for s in [section, *section.groups]]
+    about = {"title": sources.cfg["title"], "repo": sources.cfg["git_url"], "pages": known,
+             "sidebar": order}
+    return write_changed(src / "site.json", json.dumps(about, indent=1))
 
 
-def run_sphinx(src, out, cache):
+def run_sphinx(src, out, cache, every_page=False):
     "Sphinx with every warning an error: (exit status, what it said)."
     cmd = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-n", "-q", "-j", "2",
            "-b", "html", "-c", str(Path(__file__).parent), "-d", str(cache), str(src), str(out)]
+    cmd += ["-a"] if every_page else []
     env = dict(os.environ, SITE_JSON=str(src / "site.json"), OMP_NUM_THREADS="1")
     result = subprocess.run(cmd, env=env, capture_output=True, text=True)
     return result.returncode, result.stdout + result.stderr
@@ -262,8 +269,8 @@ def render(root, proc, out, work):
     "The site of processed notebooks, into `out`: (exit status, what was said)."
     src = work / "src"
     sources = read_sources(root, proc)
-    write_sources(root, sources, src)
-    status, said = run_sphinx(src, out, work / "doctrees")
+    new_sidebar = write_sources(root, sources, src)
+    status, said = run_sphinx(src, out, work / "doctrees", new_sidebar)
     write_copies(root, sources, out)
     lost = lost_links(out)
     said += "".join(f"{page}: WARNING: leads nowhere: {link}\n" for page, link in lost)

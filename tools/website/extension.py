@@ -69,8 +69,8 @@ def add_buttons(app, pagename, templatename, context, doctree):
 def setup(app):
     app.add_directive("definition", Definition)
     app.add_object_type("symbol", "symbol", objname="definition")
-    app.add_config_value("site_pages", {}, "env")
-    app.add_config_value("site_repo", "", "env")
+    app.add_config_value("site_pages", {}, "html")
+    app.add_config_value("site_repo", "", "html")
     app.connect("html-page-context", add_buttons, priority=400) # before the theme renders
     app.connect("build-finished", copy_mathjax)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
