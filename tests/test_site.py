@@ -12,6 +12,7 @@ import threading
 from html import unescape
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from importlib import import_module
+from pathlib import Path
 from typing import NamedTuple
 from urllib.request import urlopen
 
@@ -467,6 +468,18 @@ PICTURE = {"data": {"image/png": "abc"}}
 def test_what_is_folded(source, outputs, folded):
     part, = read_parts([code(source, *outputs)])
     assert is_folded(part) is folded
+
+
+def test_the_short_path_takes_the_hours_it_says(sources):
+    "Thirteen chapters, and their minutes to the next hour; the first page says the same."
+    listed = "".join(text(c["source"]) for c in cells(ROOT / "nbs/start/10_paths.ipynb"))
+    chapters = re.findall(r"\]\(\.\./(\S+\.ipynb)\)\{\.minutes\}", listed)
+    names = [page_name(Path(nb)).with_suffix("").as_posix() for nb in chapters]
+    hours = round(sum(sources.site.minutes[name] for name in names) / 60)
+    first = "".join(text(c["source"]) for c in cells(ROOT / "nbs/index.ipynb"))
+    words = ("no", "one", "two", "three", "four", "five", "six")
+    assert len(chapters) == 13 and f"About {words[hours]} hours" in listed
+    assert f"{hours} hours" in first
 
 
 def test_reading_minutes():
