@@ -54,4 +54,6 @@ def test_growth_of_samplers(tmp_path):
     found = results["parts"]["diffusion_memory"]
     assert all(r["met"] for r in found["growth"].values())
     few, many = found["megabytes"].values()
-    assert not growth_ratio(few["invert and decode"], many[CONTROL])["met"]
+    # what keeping the states adds, in one process: its own peak before is no part of it
+    kept = [mb[CONTROL] - mb["invert and decode"] for mb in (few, many)]
+    assert not growth_ratio(kept[0], kept[1], slack=1.)["met"], (few, many)
