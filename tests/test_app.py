@@ -98,6 +98,7 @@ def wait_for_pictures(page, where, n, other_than=()):
 def set_slider(page, where, value):
     field = page.locator(f"{where} input[type=number]")
     field.fill(str(value)); field.press("Tab")
+    page.wait_for_timeout(500) # until the page has told the server
 
 
 def test_reconstruct(seen):

@@ -14,13 +14,14 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
+from urllib.error import HTTPError
 from urllib.request import urlopen
 
 import pytest
 from conftest import ROOT
 from test_notebooks import USER_REPO
-from website.build import (copy_project, heading_anchor, lost_links, process, read_sources, render,
-                           settings)
+from website.build import (check_out, copy_project, heading_anchor, lost_links, process,
+                           read_sources, render, settings)
 from website.convert import (Code, Definition, Markdown, Page, Site, convert_markdown, is_folded,
                              minutes, read_parts, split_definitions, text, to_markdown, to_notebook)
 from website.sections import notebooks, page_name, reading_order, sections
@@ -101,6 +102,19 @@ def test_the_code_of_a_definition_stands_once_and_its_table_is_folded(built):
     table = re.search(r"<details class=\"parameters\">\s*<summary>Parameters of <code>ddim_step.*?"
                       r"</details>", page, flags=re.S)[0]
     assert "abar_from" in table and "<table" in table and " open" not in table.split(">")[0]
+
+
+def test_a_class_and_a_function_of_one_name_have_two_places(built, sources):
+    "`Posterior` is not `posterior`; in general no two elements of a page share an id."
+    page = (built.out / "diffusion.schedule.html").read_text(encoding="utf-8")
+    assert len(re.findall(r'id="[Pp]osterior"', page)) == 2
+    names = (built.out / "names.html").read_text(encoding="utf-8")
+    for name in ("Posterior", "posterior"): assert f'href="diffusion.schedule.html#{name}"' in names
+    for found in sources.pages.values():
+        said = (built.out / f"{found.name}.html").read_text(encoding="utf-8")
+        article = said[said.index('class="bd-article"'):said.index("</article>")]
+        ids = re.findall(r'<\w+[^>]* id="([^"]+)"', article)
+        assert len(ids) == len(set(ids)), (found.name, [i for i in ids if ids.count(i) > 1])
 
 
 def test_every_public_name_is_in_the_reference(built):
@@ -356,7 +370,7 @@ FAULTS = {
     "image": ("![a picture](images/none.png)", r"none\.png"),
     "page": ("[a page](07_none.ipynb)", r"none\.ipynb"),
     "anchor": ("[an anchor](00_first.ipynb#no-such-section)", "no-such-section"),
-    "symbol": (f"[`g`]({SITE}/first.html#no_such_symbol)", "no_such_symbol"),
+    "symbol": (f"[`no_such_symbol`]({SITE}/first.html#no_such_symbol)", "no_such_symbol"),
     "figure": ("See @fig-none.", "fig-none"),
     "raw": ('<a href="nowhere.html">raw</a>', "leads nowhere: nowhere.html"),
 }
@@ -490,7 +504,9 @@ def test_reading_minutes():
 
 
 @pytest.mark.parametrize("md, made", [
-    (f"[`f`]({SITE}/litevae.wavelets.html#DWT2)", "[`f`](#litevae.wavelets.dwt2)"),
+    (f"[`dwt2`]({SITE}/litevae.wavelets.html#dwt2)", "[`dwt2`](#litevae.wavelets.dwt2)"),
+    (f"[`Step`]({SITE}/diffusion.ddim.html#step)", "[`Step`](#diffusion.ddim.class.step)"),
+    (f"[f]({SITE}/litevae.wavelets.html#dwt2)", "[f](#litevae.wavelets.dwt2)"),
     (f"[w]({SITE}/litevae.wavelets.html)", "[w](/litevae.wavelets.ipynb)"),
     ("[w](../100_litevae.wavelets.ipynb#x)", "[w](../litevae.wavelets.ipynb#x)"),
     ("[w](100_litevae.wavelets.ipynb){.minutes}", "[w](litevae.wavelets.ipynb) (9 min)"),
@@ -500,6 +516,20 @@ def test_reading_minutes():
     ("::: {.callout-note}\nx\n:::", ":::{note}\nx\n:::"),
     ("```\n[w](100_x.ipynb) @eq-a\n```", "```\n[w](100_x.ipynb) @eq-a\n```")])
 def test_markdown_of_quarto_as_mysts(md, made): assert convert_markdown(md, ABOUT) == made
+
+
+@pytest.mark.parametrize("command", ["build", "serve"])
+def test_a_folder_that_is_no_site_is_left_alone(command, tmp_path):
+    "A build begins by emptying its folder: never somebody's own."
+    (tmp_path / "photo.jpg").write_text("mine")
+    run = [sys.executable, str(ROOT / "tools" / "site.py"), command, "--out", str(tmp_path)]
+    said = subprocess.run(run, capture_output=True, text=True, timeout=60)
+    assert said.returncode == 2 and "out: a new, an empty or a site's folder expected" in said.stderr
+    assert [p.name for p in tmp_path.iterdir()] == ["photo.jpg"]
+    with pytest.raises(ValueError, match="a folder expected"): check_out(tmp_path / "photo.jpg")
+    (tmp_path / ".buildinfo").touch()
+    check_out(tmp_path)
+    check_out(tmp_path / "new")
 
 
 def test_markdown_copy():
@@ -523,6 +553,8 @@ def test_serve_builds_what_changes(tmp_path):
     index = root / "nbs" / "index.ipynb"
     index.write_text(json.dumps({**json.loads(index.read_text()), "cells": [
         {"cell_type": "markdown", "id": "a", "metadata": {}, "source": "# Home\n\n> A page."}]}))
+    more = root / "nbs" / "904_more.ipynb"
+    more.write_text(index.read_text().replace("# Home", "# More"))
     server = subprocess.Popen([sys.executable, "-u", str(root / "tools" / "site.py"), "serve",
                                "--port", "0"], stdout=subprocess.PIPE, text=True, cwd=root)
     try:
@@ -536,6 +568,14 @@ def test_serve_builds_what_changes(tmp_path):
         other.write_text(other.read_text().replace("# Reference tables", "# Renamed tables"))
         assert "nothing is wrong" in next(line for line in lines if "pages in" in line)
         assert "Renamed tables" in urlopen(f"{url}/index.html").read().decode()
+        whole = other.read_text()
+        other.write_text(whole[:100]) # a half-written file does not end it
+        assert "not built" in next(line for line in lines if "built" in line or "pages in" in line)
+        other.write_text(whole)
+        assert "nothing is wrong" in next(line for line in lines if "pages in" in line)
+        more.unlink() # and a page that is gone is gone
+        assert "nothing is wrong" in next(line for line in lines if "pages in" in line)
+        with pytest.raises(HTTPError, match="404"): urlopen(f"{url}/more.html")
     finally: server.kill()
 
 

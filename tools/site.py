@@ -15,9 +15,10 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
 
-from website.build import ROOT, build
+from website.build import ROOT, build, check_out
 
-WATCHED = ("nbs", "litevae_diffae", "tools/website", "CHANGELOG.md", "CONTRIBUTING.md")
+WATCHED = ("nbs", "litevae_diffae", "tools/website/static", "tools/website/templates",
+           "CHANGELOG.md", "CONTRIBUTING.md")
 
 
 class Quiet(SimpleHTTPRequestHandler):
@@ -25,10 +26,10 @@ class Quiet(SimpleHTTPRequestHandler):
     def log_message(self, *args): pass
 
 
-def newest():
-    "When something that the site is made of was changed last."
+def state():
+    "When each file that the site is made of was changed last."
     files = [p for name in WATCHED for p in [ROOT / name, *(ROOT / name).rglob("*")]]
-    return max(p.stat().st_mtime for p in files if p.is_file() and "__pycache__" not in p.parts)
+    return {p: p.stat().st_mtime for p in files if p.is_file() and "__pycache__" not in p.parts}
 
 
 def build_and_say(out, force):
@@ -37,24 +38,32 @@ def build_and_say(out, force):
     status, said = build(out, ROOT / "_site_work", force)
     print(said, end="")
     n = len(list(out.rglob("*.html")))
-    print(f"{n} pages in {time.time() - began:.0f} s;", "faulty" if status else "nothing is wrong")
+    print(f"{n} pages in {time.time() - began:.0f} s;", "faulty" if status else "nothing is wrong",
+          flush=True)
     return int(status)
+
+
+def build_or_say(out):
+    "Build what changed; a notebook that is broken or half written is told, and serving goes on."
+    try: build_and_say(out, force=False)
+    except (RuntimeError, ValueError, OSError) as error: print(f"{error}\nnot built", flush=True)
 
 
 def serve(out, port):
     "Show the site, and build what changes, until Ctrl-C."
-    seen = newest()
-    build_and_say(out, force=False)
+    seen = state()
+    build_or_say(out)
     server = ThreadingHTTPServer(("127.0.0.1", port), partial(Quiet, directory=str(out)))
     Thread(target=server.serve_forever, daemon=True).start()
     print(f"http://localhost:{server.server_address[1]}  (Ctrl-C ends it)", flush=True)
     try:
         while True:
             time.sleep(1)
-            now = newest()
-            if now > seen:
+            try: now = state()
+            except OSError: continue # a file went away while it was looked at
+            if now != seen:
                 seen = now
-                build_and_say(out, force=False)
+                build_or_say(out)
     except KeyboardInterrupt: server.shutdown()
 
 
@@ -66,6 +75,8 @@ def main():
     parser.add_argument("--port", type=int, default=8000, help="of serve; 0: any free one")
     args = parser.parse_args()
     out = args.out.resolve()
+    try: check_out(out)
+    except ValueError as error: parser.error(str(error))
     if args.command == "build": return build_and_say(out, force=True)
     return serve(out, args.port)
 

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import unquote
 
-from .convert import Definition, Site, minutes, read_page, to_markdown, to_notebook
+from .convert import Definition, Site, label, minutes, read_page, to_markdown, to_notebook
 from .reference import reference_page
 from .sections import notebooks, sections
 
 ROOT = Path(__file__).resolve().parents[2]
 EXTRA_PAGES = {"changelog": "CHANGELOG.md", "contributing": "CONTRIBUTING.md"}
+MARK = ".buildinfo" # what Sphinx leaves in a folder that it made
 SKIPPED = ("__pycache__", ".ipynb_checkpoints", ".last_checked", "_proc", "_docs", "_site")
 
 
@@ -165,7 +166,7 @@ def made_pages(root, sources):
     made = {}
     if package.is_dir():
         pages = sources.pages.values()
-        labels = {f"{page.name}.{part.name}".lower() for page in pages
+        labels = {label(page.name, part.name) for page in pages
                   for part in page.parts if isinstance(part, Definition)}
         made["names"] = reference_page(package, [page.name for page in pages], labels)
     for name, file in EXTRA_PAGES.items():
@@ -272,13 +273,26 @@ def render(root, proc, out, work):
     new_sidebar = write_sources(root, sources, src)
     status, said = run_sphinx(src, out, work / "doctrees", new_sidebar)
     write_copies(root, sources, out)
+    for path in out.rglob("*.html"): # of notebooks that are gone
+        source = src / path.relative_to(out).with_suffix("")
+        made = any(source.with_name(source.name + end).exists() for end in (".md", ".ipynb"))
+        if not made and path.name != "search.html" and "_static" not in path.parts: path.unlink()
     lost = lost_links(out)
     said += "".join(f"{page}: WARNING: leads nowhere: {link}\n" for page, link in lost)
     return status or int(bool(lost)), re.sub(r"^.*?/src/", "", said, flags=re.M)
 
 
+def check_out(out):
+    "`ValueError` for a folder that holds anything but a site: a build begins by emptying it."
+    if out.is_dir() and any(out.iterdir()) and not (out / MARK).is_file():
+        raise ValueError(f"out: a new, an empty or a site's folder expected, {out} is none of them")
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"out: a folder expected, {out} is a file")
+
+
 def build(out, work, force=True):
     "The whole site, into `out`: (exit status, what was said)."
+    check_out(out)
     root = copy_project(ROOT, work / "project")
     proc = process(root, force)
     if force:

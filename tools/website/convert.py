@@ -117,7 +117,9 @@ def members(node):
 
 
 def is_exported_source(cell):
-    return cell["cell_type"] == "code" and "Exported source" in text(cell["source"])
+    "Whether nbdev shows the code of an exported cell here."
+    said = cell_options(text(cell["source"])).get("code-summary")
+    return cell["cell_type"] == "code" and said == "Exported source"
 
 
 def read_parts(cells):
@@ -199,6 +201,11 @@ class Site(NamedTuple):
     titles: dict # of pages, by name
 
 
+def label(page, name):
+    "What links call a definition: Sphinx's labels have no capitals, and `Step` is not `step`."
+    return f"{page}.{'class.' if name[:1].isupper() else ''}{name}".lower()
+
+
 def link_chapters(md, site):
     "Backticked names of chapters become links, outside of links and code."
     def link(m):
@@ -209,15 +216,18 @@ def link_chapters(md, site):
 
 def convert_markdown(md, site):
     "Quarto's Markdown as MyST's; links to the site and between notebooks become the pages'."
-    def symbol(m): return f"](#{m[1]}.{m[2].lower()})" if m[2] else f"](/{m[1]}.ipynb)"
+    def symbol(m): return f"[`{m[1]}`](#{label(m[2], m[1])})"
+    def other(m): return f"](#{label(m[1], m[2])})" if m[2] else f"](/{m[1]}.ipynb)"
     def with_minutes(m):
         name = page_name(Path(m[1].removeprefix("../"))).with_suffix("").as_posix()
         return f"]({m[1]}) ({site.minutes[name]} min)" if name in site.minutes else f"]({m[1]})"
     blocks = re.split(r"(^```.*?^```$)", md, flags=re.S | re.M)
     for k in range(0, len(blocks), 2):
         md = re.sub(r'\{target="_blank"[^}]*\}', "", blocks[k])
-        md = re.sub(r"\]\(" + re.escape(site.url) + r"/([^)#\s]+?)\.html(?:#([^)\s]+))?\)",
+        md = re.sub(r"\[`([\w.]+)`\]\(" + re.escape(site.url) + r"/([^)#\s]+?)\.html#[^)\s]+\)",
                     symbol, md)
+        md = re.sub(r"\]\(" + re.escape(site.url) + r"/([^)#\s]+?)\.html(?:#([^)\s]+))?\)",
+                    other, md)
         md = re.sub(r"\]\(([^)\s]+\.ipynb)\)\{\.minutes\}", with_minutes, md)
         md = re.sub(r"\]\(((?:[^)\s/:]+/)*)\d+[a-zA-Z0-9]*_([^)\s/:]+\.ipynb)", r"](\1\2", md)
         md = re.sub(r"\$\$\s*\{#(eq-[\w-]+)\}", r"$$ (\1)", md)
@@ -254,16 +264,12 @@ def convert_code(part):
     return code_cell(part.source, part.outputs, tags=tags, mystnb=meta)
 
 
-def anchor(name): return name.lower()
-
-
 def convert_definition(part, page, site):
     "Anchor and source link, the code once, and the table folded below."
     doc = part.doc or Doc(part.name, "", "", "", "")
-    inside = ",".join(anchor(f"{part.name}.{m}") for m in part.members)
     head = [f"```{{definition}} {part.name}", f":page: {page.name}"]
     head += [f":source: {doc.url}"] if doc.url else []
-    head += [f":members: {inside}"] if inside else []
+    head += [f":members: {','.join(part.members)}"] if part.members else []
     yield markdown_cell("\n".join([*head, "```"]))
     yield code_cell(part.source or doc.signature, tags=["definition"])
     below = [doc.says] if doc.says and not part.source else []

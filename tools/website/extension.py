@@ -7,6 +7,8 @@ from docutils import nodes
 from docutils.parsers.rst import directives
 from sphinx.util.docutils import SphinxDirective
 
+from .convert import label
+
 MATHJAX = ("tex-chtml.js", "output/chtml/fonts/woff-v2")  # all that the pages load
 
 
@@ -20,17 +22,25 @@ class Definition(SphinxDirective):
         name, page = self.arguments[0], self.options["page"]
         std = self.env.get_domain("std")
         here = nodes.container(classes=["definition"])
-        names = [name, *filter(None, self.options.get("members", "").split(","))]
-        anchors = list(dict.fromkeys(n.lower() for n in names))
-        for anchor in anchors:
+        members = filter(None, self.options.get("members", "").split(","))
+        names = [name, *(f"{name}.{member}" for member in members)]
+        for symbol in names:
+            anchor = self.free_id(symbol)
             here += nodes.target(ids=[anchor])
-            std.anonlabels[f"{page}.{anchor}"] = self.env.docname, anchor
-        std.note_object("symbol", f"litevae_diffae.{page}.{name}", anchors[0], location=here)
+            std.anonlabels[label(page, symbol)] = self.env.docname, anchor
+        std.note_object("symbol", f"litevae_diffae.{page}.{name}", name, location=here)
         if "source" in self.options:
             link = nodes.reference("", "source", refuri=self.options["source"])
             link["classes"] = ["definition-source"]
             here += nodes.paragraph("", "", link)
         return [here]
+
+    def free_id(self, symbol):
+        "The name of a definition, unless a heading of the page is called so."
+        ids = self.state.document.ids
+        found = f"name-{symbol}" if symbol in ids else symbol
+        ids[found] = None
+        return found
 
 
 def mathjax_folder():

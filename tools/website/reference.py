@@ -4,6 +4,8 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
+from .convert import label
+
 
 class Name(NamedTuple):
     "A public name of the package."
@@ -66,9 +68,9 @@ def top_names(package):
 
 def row(entry, module, labels, shown=None):
     "A name as an item of the list: name, sentence, methods."
-    label = f"{module}.{entry.name}".lower()
+    target = label(module, entry.name)
     text = f"`{shown or entry.name}`"
-    link = f"[{text}](#{label})" if label in labels else text
+    link = f"[{text}](#{target})" if target in labels else text
     methods = f" Methods: {', '.join(f'`{m}`' for m in entry.methods)}." if entry.methods else ""
     return f"{link}\n: {entry.says or 'A constant.'}{methods}\n"
 
