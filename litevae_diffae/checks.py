@@ -88,7 +88,7 @@ def check_batch(x:Tensor, # (B, C, H, W) in [-1, 1]
 
 # %% ../nbs/016_checks.ipynb #780e9709
 def check_pair(x:Tensor, # (B, C, H, W) in [-1, 1]
-               y:Tensor, # (B, C, H, W) in [-1, 1], on the same device
+               y:Tensor, # (B, C, H, W) in [-1, 1], on any device
                values:bool=True, # look at the values too
               )->None:
     "`ValueError` unless `x` and `y` are two batches of images that can be compared."
@@ -97,20 +97,18 @@ def check_pair(x:Tensor, # (B, C, H, W) in [-1, 1]
     if x.shape != y.shape or (x.ndim != 4 and not values):
         shapes = f"{tuple(x.shape)} and {tuple(y.shape)}"
         raise ValueError(f"x and y: two tensors of one shape (B, C, H, W) expected, got {shapes}")
-    if x.device != y.device:
-        raise ValueError(f"x and y: must be on one device, got {x.device} and {y.device}")
     if not values: return
     check_batch(x, "x")
     check_batch(y, "y")
 
 # %% ../nbs/016_checks.ipynb #a8f6961b
-def to_unit(x:Tensor, # (B, C, H, W) in [-1, 1]
+def to_unit(x:Tensor, # (B, C, H, W) in [-1, 1], on any device
             y:Tensor, # (B, C, H, W) in [-1, 1], shape of x
             check:bool=True, # look at the values
-           )->tuple[Tensor, Tensor]: # both in [0, 1], float32
+           )->tuple[Tensor, Tensor]: # both in [0, 1], float32, where `y` is
     "Two batches of images of one shape, mapped from [-1, 1] to [0, 1]. Nothing is clamped."
     check_pair(x, y, check)
-    return x.float() / 2 + 0.5, y.float() / 2 + 0.5
+    return tuple(t.to(y.device, torch.float32) / 2 + 0.5 for t in (x, y))
 
 # %% ../nbs/016_checks.ipynb #8d72884f
 def _check_collection(images, name):

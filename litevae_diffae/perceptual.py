@@ -171,7 +171,7 @@ def lpips(x:Tensor, # (B, 1 or 3, H, W) in [-1, 1]
          )->Tensor: # (B,) float32, 0 for equal images; differentiable in both
     "Learned perceptual distance (Zhang et al. 2018, eq. 1), whole image, version 0.1."
     to_unit(x, y, check)
-    x, y = (upsample_to(to_rgb(t.float()), min_size) for t in (x, y))
+    x, y = (upsample_to(to_rgb(t.to(y.device, torch.float32)), min_size) for t in (x, y))
     model, least = lpips_net(net, x.device), TRUNKS[net][2]
     if min(x.shape[-2:]) < least:
         raise ValueError(f"lpips: at least {least} x {least} pixels expected, "

@@ -176,7 +176,7 @@ def latents_to_rgb(z:Tensor, # (B, C, h, w) latents, any C
                   )->np.ndarray: # (B, h, w, 3) uint8
     "First three principal components, standardised over the batch, as red, green and blue."
     check_values(z, "z", float("inf"))
-    v = z.detach().double().cpu().movedim(1, -1)
+    v = z.detach().cpu().double().movedim(1, -1)
     flat = v.reshape(-1, v.shape[-1])
     flat = flat - flat.mean(0)
     _, axes = torch.linalg.eigh(flat.T @ flat / len(flat))          # ascending variance

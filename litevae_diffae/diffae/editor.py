@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 # %% ../../nbs/325_diffae.editor.ipynb #d94d6646
 from ..pretrained import Pretrained
-from ..core import seed_everything
+from ..core import on_own_device, seed_everything
 from .codes import Codes
 from .manipulate import check_names, check_strength, fit_adam, labelled
 from ..settings import check_counts, check_limits, check_number, check_positive
@@ -97,6 +97,7 @@ class Editor(Pretrained, nn.Module):
     @property
     def names(self): return self.config.names
 
+    @on_own_device
     def logits(self, z_sem:Tensor)->Tensor: # (B, D) -> (B, A)
         "Evidence for each attribute; 0 is undecided."
         return self._logits(self._whitened(z_sem))
@@ -110,6 +111,7 @@ class Editor(Pretrained, nn.Module):
         "Evidence for whitened codes, in their dtype."
         return self.net(q.to(self.net[0].weight.dtype)).to(q.dtype)
 
+    @on_own_device
     def move(self,
              z_sem:Tensor, # (B, D)
              name:str, # attribute

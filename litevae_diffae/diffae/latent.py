@@ -16,6 +16,7 @@ from torch.nn import functional as F
 # %% ../../nbs/310_diffae.latent.ipynb #a9b363fd
 from ..pretrained import Pretrained
 from ..core import check_generator, check_tensor, check_values, draw_normal
+from ..core import on_own_device
 from .codes import code_stats
 from ..diffusion.dpm_solver import pick_sampler
 from ..diffusion.schedule import Schedule, check_steps, const_betas, q_sample
@@ -132,17 +133,20 @@ class LatentDDIM(Pretrained, nn.Module):
         self.z_sem_mean.copy_(mean)
         self.z_sem_std.copy_(std)
 
+    @on_own_device
     def normalize(self, z_sem:Tensor)->Tensor: # (B, D) codes -> (B, D) normalised
         "(z_sem - mean)/std"
         check_stats(self.z_sem_mean, self.z_sem_std)
         return (z_sem - self.z_sem_mean)/self.z_sem_std
 
+    @on_own_device
     def denormalize(self, z:Tensor)->Tensor: # (B, D) normalised -> (B, D) codes
         "z*std + mean"
         check_stats(self.z_sem_mean, self.z_sem_std)
         return z*self.z_sem_std + self.z_sem_mean
 
     # the network
+    @on_own_device
     def eps(self,
             z_t:Tensor, # (B, D) noisy normalised codes
             t:Tensor, # (B,) steps 0..999
@@ -165,6 +169,7 @@ class LatentDDIM(Pretrained, nn.Module):
         "The network without its checks, unless a subclass has an `eps` of its own."
         return self._eps if type(self).eps is LatentDDIM.eps else self.eps
 
+    @on_own_device
     def loss(self,
              z_0:Tensor, # (B, D) normalised codes
              t:Tensor=None, # (B,) steps 0..999; drawn if None
@@ -181,6 +186,7 @@ class LatentDDIM(Pretrained, nn.Module):
         return gap_size(self._net(q_sample(z_0, t, eps, self.schedule), t) - eps, kind)
 
     # sampling
+    @on_own_device
     @torch.no_grad()
     def decode(self,
                z_T:Tensor, # (B, D) N(0, I)

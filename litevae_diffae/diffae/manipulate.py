@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 # %% ../../nbs/315_diffae.manipulate.ipynb #4686ce95
 from ..attributes import AttributeTable
+from ..core import on_own_device
 from ..pretrained import Pretrained
 from .codes import Codes, code_batches
 from ..files import FileError
@@ -79,6 +80,7 @@ class AttributeClassifier(Pretrained, nn.Module):
     @property
     def names(self): return self.config.names
 
+    @on_own_device
     def logits(self, z_sem:Tensor)->Tensor: # (B, D) -> (B, A)
         "Evidence for each attribute; 0 is undecided."
         z = (z_sem - self.z_sem_mean)/self.z_sem_std
@@ -91,6 +93,7 @@ class AttributeClassifier(Pretrained, nn.Module):
         w = self.linear.weight[self.names.index(name)].detach()
         return w/w.norm()
 
+    @on_own_device
     def move(self,
              z_sem:Tensor, # (B, D)
              name:str|Tensor, # attribute, or a unit vector (D,) in normalised space

@@ -13,7 +13,7 @@ from typing import Callable
 import torch
 from torch import Tensor, nn
 from ..settings import check_counts, check_limits, check_positive
-from ..core import check_generator
+from ..core import check_generator, on_own_device
 from ..core import check_tensor, check_values, draw_normal
 from ..settings import check_value, shown
 from .classcond import draw_codes
@@ -163,6 +163,7 @@ class DiffAE(DiffusionModel):
         self.prior = self.classifier = self.editor = None
         self.to(memory_format=torch.channels_last)
 
+    @on_own_device
     def encode(self, x:Tensor)->Tensor: # (B, C, H, W) in [-1, 1] -> (B, D)
         "Semantic code."
         check_images(x, self.config)
@@ -174,6 +175,7 @@ class DiffAE(DiffusionModel):
         rms = rms_tensor(self.config, x.device) if self.config.band_rms else None
         return self.encoder(as_input(x, self.out[0].weight.dtype), rms)
 
+    @on_own_device
     def eps(self,
             x_t:Tensor, # (B, C, H, W) noisy images
             t:Tensor, # (B,) steps 0..999
@@ -186,6 +188,7 @@ class DiffAE(DiffusionModel):
         modulations = self.modulations(t, z_sem.to(self.dtype))
         return predicted_noise(self, x_t, self.schedule.abar(x_t, t), modulations)
 
+    @on_own_device
     def loss(self,
              x_0:Tensor, # (B, C, H, W) images in [-1, 1]
              t:Tensor=None, # (B,) steps; drawn if None
@@ -199,6 +202,7 @@ class DiffAE(DiffusionModel):
         z_sem = self._code(x_0) if z_sem is None else z_sem
         return denoising_loss(self, self.schedule, x_0, t, eps, z_sem)
 
+    @on_own_device
     @torch.no_grad()
     def invert(self,
                x:Tensor, # (B, C, H, W) images in [-1, 1]
@@ -220,6 +224,7 @@ class DiffAE(DiffusionModel):
         start, how = at_least_float32(x), (method, n_iters, clip, callback)
         return invert_x(denoise, start, n_steps, self.schedule, *how).to(x.dtype)
 
+    @on_own_device
     @torch.no_grad()
     def decode(self,
                x_T:Tensor, # (B, C, H, W) N(0, I) or from `invert`
@@ -247,6 +252,7 @@ class DiffAE(DiffusionModel):
         check_values("z_sem", z_sem)
         check_counts(batch_size=batch_size)
 
+    @on_own_device
     @torch.no_grad()
     def reconstruct(self,
                     x:Tensor, # (B, C, H, W) images in [-1, 1]
@@ -265,6 +271,7 @@ class DiffAE(DiffusionModel):
             x_T = draw_normal(x.shape, generator, x.device).to(x)
         return self.decode(x_T, z_sem, n_steps)
 
+    @on_own_device
     @torch.no_grad()
     def variations(self,
                    x:Tensor, # (B, C, H, W) images in [-1, 1]
@@ -280,6 +287,7 @@ class DiffAE(DiffusionModel):
         x_T = draw_normal((B*n, *x.shape[1:]), generator, x.device).to(x)
         return self.decode(x_T, z_sem, n_steps, sampler=sampler).unflatten(0, (B, n))
 
+    @on_own_device
     @torch.no_grad()
     def interpolate(self,
                     x_a:Tensor, # (B, C, H, W) or (C, H, W) in [-1, 1]
@@ -335,6 +343,7 @@ class DiffAE(DiffusionModel):
         x_T, z_sem = self.noise(n, generator), draw.z_sem.to(self.device)
         return self.decode(x_T, z_sem, n_steps, sampler=sampler)
 
+    @on_own_device
     @torch.no_grad()
     def edit(self,
              x:Tensor, # (B, C, H, W) images in [-1, 1]

@@ -32,6 +32,7 @@ def two_codes(model:DiffAE, # with its weights
               seed:int=0, # seed for the noise
              )->list: # B rows (n + 2, C, H, W): original, both codes, n times z_sem alone
     "Reconstructions from both codes, and variations from the semantic one."
+    x = x.to(model.device)
     rec = model.reconstruct(x, n_steps)
     new = model.variations(x, n, n_steps, generator=torch.Generator().manual_seed(seed))
     return [torch.cat([a[None], b[None], c]) for a, b, c in zip(x, rec, new)]
@@ -213,6 +214,7 @@ def edit_sliders(model:DiffAE, # with an editor or a classifier
     "One slider an attribute, all at 0."
     known = model.attribute_part("attributes").names
     check_positive(limit=limit)
+    x = x.to(model.device)
     z_sem, x_T = both_codes(model, x, n_steps)
     @torch.no_grad()
     def draw(values):
@@ -241,6 +243,7 @@ def blend_slider(model:DiffAE, # with its weights
     if x_a.shape != x_b.shape:
         raise ValueError(f"x_b: expected the shape of x_a {tuple(x_a.shape)}, "
                          f"got {tuple(x_b.shape)}")
+    x_a, x_b = x_a.to(model.device), x_b.to(model.device)
     a, b = both_codes(model, x_a, n_steps), both_codes(model, x_b, n_steps)
     @torch.no_grad()
     def draw(values):

@@ -13,7 +13,7 @@ from typing import Callable
 import torch
 from torch import Tensor
 from ..pretrained import Pretrained
-from ..core import can_look, check_generator
+from ..core import can_look, check_generator, on_own_device
 from ..settings import check_counts
 from ..core import check_tensor, check_values, draw_normal
 from .blocks import haar_stem
@@ -164,6 +164,7 @@ class DDIM(DiffusionModel):
         super().__init__(config)
         self.to(memory_format=torch.channels_last)
 
+    @on_own_device
     def eps(self,
             x_t:Tensor, # (B, C, H, W) noisy images
             t:Tensor, # (B,) steps 0..999
@@ -173,6 +174,7 @@ class DDIM(DiffusionModel):
         t = check_steps(t, x_t.shape[0], len(self.schedule), x_t.device)
         return predicted_noise(self, x_t, self.schedule.abar(x_t, t), self.modulations(t))
 
+    @on_own_device
     def loss(self,
              x_0:Tensor, # (B, C, H, W) images in [-1, 1]
              t:Tensor=None, # (B,) steps; drawn if None
@@ -182,6 +184,7 @@ class DDIM(DiffusionModel):
         check_images(x_0, self.config, "x_0")
         return denoising_loss(self, self.schedule, x_0, t, eps)
 
+    @on_own_device
     @torch.no_grad()
     def invert(self,
                x:Tensor, # (B, C, H, W) images in [-1, 1]
@@ -201,6 +204,7 @@ class DDIM(DiffusionModel):
         start, how = at_least_float32(x), (method, n_iters, clip, callback)
         return invert_x(denoise, start, n_steps, self.schedule, *how).to(x.dtype)
 
+    @on_own_device
     @torch.no_grad()
     def decode(self,
                x_T:Tensor, # (B, C, H, W) N(0, I) or from `invert`

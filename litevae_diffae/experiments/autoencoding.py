@@ -107,7 +107,7 @@ def round_trip(model:DiffusionModel, # `DiffAE` or `DDIM`
             x_T = model.invert(x, *z, n_steps=T, method=method, **more)
             y = model.decode(x_T, *z, n_steps=T)
             rows.append(dict(method=method, n_iters=n, n_steps=T, calls=T*(1 + n),
-                             mse=mse(x, y).mean().item(), **_moments(x_T.flatten().double())))
+                             mse=mse(x, y).mean().item(), **_moments(x_T.flatten().cpu().double())))
     return rows
 
 # %% ../../nbs/640_experiments.autoencoding.ipynb #9fe8fe0b

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 # %% ../../nbs/125_litevae.autoencoder.ipynb #7e910937
 from ..pretrained import Pretrained
-from ..core import check_generator, check_values, draw_normal
+from ..core import check_generator, check_values, draw_normal, on_own_device
 from ..crops import Crops, one_pass
 from ..sources import Source
 from ..data import open_source
@@ -224,6 +224,7 @@ class Autoencoder(Pretrained, nn.Module):
         z = z.to(self.dtype)
         return self.decoder(z if self.post_quant_conv is None else self.post_quant_conv(z))
 
+    @on_own_device
     def encode(self,
                x:Tensor, # (B, C, H, W) images in [-1, 1], any H and W
                return_dict:bool=True, # False: a plain tuple
@@ -237,6 +238,7 @@ class Autoencoder(Pretrained, nn.Module):
         dist = DiagonalGaussian(check_overflow(moments, self.dtype, "encode"))
         return EncoderOutput(dist) if return_dict else (dist,)
 
+    @on_own_device
     def decode(self,
                z:Tensor, # (B, z, h, w) unscaled latents
                size:tuple[int, int]|None=None, # (H, W) to cut to, at most the full size, 8h x 8w
@@ -255,6 +257,7 @@ class Autoencoder(Pretrained, nn.Module):
         x = check_overflow(x, self.dtype, "decode")[..., :h, :w]
         return DecoderOutput(x) if return_dict else (x,)
 
+    @on_own_device
     def forward(self,
                 x:Tensor, # (B, C, H, W) images in [-1, 1], any H and W
                 sample_posterior:bool=False, # True: a sample, as in training; False: the mode
@@ -266,6 +269,7 @@ class Autoencoder(Pretrained, nn.Module):
         z = dist.sample(generator) if sample_posterior else dist.mode()
         return self.decode(z, size=x.shape[-2:], return_dict=return_dict)
 
+    @on_own_device
     def normalize_latents(self,
                           z:Tensor, # (B, z, h, w) unscaled latents
                          )->Tensor: # (B, z, h, w), zero mean and unit std over the data
@@ -274,6 +278,7 @@ class Autoencoder(Pretrained, nn.Module):
         mean, std = affine_stats(self.config, z)
         return ((z - mean) / std).to(z.dtype)
 
+    @on_own_device
     def denormalize_latents(self,
                             z:Tensor, # (B, z, h, w) normalised latents
                            )->Tensor: # (B, z, h, w), ready for `decode`
@@ -329,8 +334,8 @@ def tiling_error(model:Autoencoder, # after `enable_tiling`
     finally:
         model.tiling = tiling
     z_tiles, tiles = model.encode(x).latent_dist.mean, model.decode(z).sample
-    z_gap = (z_tiles.double() - z.double()).abs().max() / z.double().std()
-    return TilingError(z_gap.item(), (tiles.double() - image.double()).abs().max().item())
+    z, image, z_tiles, tiles = (t.cpu().double() for t in (z, image, z_tiles, tiles))
+    return TilingError(((z_tiles - z).abs().max()/z.std()).item(), (tiles - image).abs().max().item())
 
 # %% ../../nbs/125_litevae.autoencoder.ipynb #3ed17804
 def image_batches(data, # (N, C, H, W) tensor, or tensors, `(image, ...)`, `{"image": ...}`, `Batch`

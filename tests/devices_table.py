@@ -1,0 +1,289 @@
+"""Everything public on a device that is not the CPU: one JSON line for each thing tried.
+
+    python tests/devices_table.py          # the same as a table to read
+
+A verb is tried with its inputs on the CPU and with its inputs on the device; the model is on the device, and
+what comes back must be there too and equal what the CPU says. `tests/test_devices.py` reads the lines.
+"""
+import copy
+import json
+import os
+import sys
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+
+import pretend_device
+import test_precision as small
+import torch
+from pretend_device import PretendDevice
+from torch.nn import functional as F
+
+from litevae_diffae import core, metrics, viz
+from litevae_diffae.diffae import show
+from litevae_diffae.diffae.classcond import draw_codes
+from litevae_diffae.diffae.codes import Codes, cache_codes
+from litevae_diffae.diffae.editor import fit_editor
+from litevae_diffae.diffae.manipulate import fit_classifier
+from litevae_diffae.diffae.prior import train_prior
+from litevae_diffae.diffae.train import swap_probe, train_diffae
+from litevae_diffae.distances import alexnet_features
+from litevae_diffae.experiments import measures
+from litevae_diffae.litevae.adversarial import AdversarialConfig, train_adversarial
+from litevae_diffae.litevae.analysis import decoder_imbalance, latent_mmd, latent_spectrum
+from litevae_diffae.litevae.autoencoder import compute_latent_stats, tiling_error
+from litevae_diffae.litevae.train import train_litevae
+from litevae_diffae.train import TrainConfig
+
+DEVICE = "sham"
+noise, line = small.noise, F.normalize(torch.ones(64), dim=0)
+seeded, steps = small.seeded, small.steps
+
+
+@contextmanager
+def default_device_is(kind):
+    "`default_device` and Accelerate find a device of this kind."
+    from accelerate import Accelerator
+    from accelerate.state import PartialState
+    found = Accelerator.device
+    old = core.default_device
+    modules = [m for name, m in sys.modules.items() if name.startswith("litevae_diffae")]
+    changed = [m for m in modules if getattr(m, "default_device", None) is old]
+    for m in changed: m.default_device = lambda: torch.device(kind)
+    Accelerator.device = property(lambda self: torch.device("cpu" if self.is_cpu else kind))
+    Accelerator.is_cpu = property(lambda self: PartialState._shared_state.get("_cpu", False))
+    try: yield
+    finally:
+        Accelerator.device = found
+        for m in changed: m.default_device = old
+
+
+FACES = torch.randint(256, (20, 16, 16, 3), dtype=torch.uint8, generator=seeded()).numpy()
+
+
+def wide(x): return torch.cat([x, x], -1)
+
+
+def tiling(model, x):
+    model.enable_tiling(16, overlap=8)
+    error = torch.tensor(tiling_error(model, wide(x)))
+    model.disable_tiling()
+    return error
+
+
+def z(n=2): return noise(n, 64)
+
+
+def latents(m): return noise(2, m.config.z_channels, 2, 2)
+
+
+AUTOENCODER = {
+    "encode": lambda m, x: m.encode(x).latent_dist.mean,
+    "encode, sample": lambda m, x: m.encode(x).latent_dist.sample(seeded()),
+    "decode": lambda m, x: m.decode(latents(m).to(x.device)).sample,
+    "forward": lambda m, x: m(x).sample,
+    "forward, sample": lambda m, x: m(x, sample_posterior=True, generator=seeded()).sample,
+    "in tiles": small.tiles,
+    "normalize_latents": lambda m, x: m.normalize_latents(latents(m).to(x.device)),
+    "denormalize_latents": lambda m, x: m.denormalize_latents(latents(m).to(x.device)),
+    "gradient": lambda m, x: small.gradient(m, lambda: m(x).sample.float().square())}
+AUTOENCODER_CPU = { # numbers, which are Python's or on the CPU wherever the model is
+    "compute_latent_stats": lambda m, x: torch.tensor(compute_latent_stats(m, x).latents_mean),
+    "tiling_error": tiling,
+    "decoder_imbalance": lambda m, x: torch.tensor(
+        [list(row)[:1] for row in decoder_imbalance(m, x).values()])}
+DENOISER = {
+    "eps": lambda m, x: m.eps(x, steps),
+    "loss": lambda m, x: m.loss(x, steps, noise(2, 3, 16, 16)),
+    "invert": lambda m, x: m.invert(x, n_steps=2),
+    "decode": lambda m, x: m.decode(noise(2, 3, 16, 16).to(x.device), n_steps=2),
+    "decode, dpm": lambda m, x: m.decode(noise(2, 3, 16, 16).to(x.device), n_steps=2, sampler="dpm"),
+    "sample": lambda m, x: m.sample(2, 2, generator=seeded()),
+    "gradient": lambda m, x: small.gradient(m, lambda: m.loss(x, steps, noise(2, 3, 16, 16)))}
+SEMANTIC = {
+    "encode": lambda m, x: m.encode(x),
+    "eps": lambda m, x: m.eps(x, steps, z()),
+    "loss": lambda m, x: m.loss(x, steps, noise(2, 3, 16, 16), z()),
+    "invert": lambda m, x: m.invert(x, z(), 2),
+    "invert, mirror": lambda m, x: m.invert(x, n_steps=2, method="mirror"),
+    "decode": lambda m, x: m.decode(noise(2, 3, 16, 16).to(x.device), z(), 2),
+    "reconstruct": lambda m, x: m.reconstruct(x, 2),
+    "reconstruct, random": lambda m, x: m.reconstruct(x, 2, stochastic=False, generator=seeded()),
+    "variations": lambda m, x: m.variations(x, 2, 2, generator=seeded()),
+    "interpolate": lambda m, x: m.interpolate(x, x.flip(0).cpu(), [0, .5], 2),
+    "sample": lambda m, x: m.sample(2, 2, generator=seeded()),
+    "sample, dpm": lambda m, x: m.sample(2, 2, generator=seeded(), sampler="dpm"),
+    "sample_class": lambda m, x: m.sample_class(m.classifier, 2, 2, name="A", generator=seeded()),
+    "sample_class, CPU classifier": lambda m, x: m.sample_class(
+        copy.deepcopy(m.classifier).cpu(), 2, 2, name="A", generator=seeded()),
+    "edit, curve": lambda m, x: m.edit(x, "A", n_steps=2),
+    "edit, line": lambda m, x: m.edit(x, "A", n_steps=2, path="line"),
+    "edit, vector": lambda m, x: m.edit(x, line, n_steps=2),
+    "classifier.logits": lambda m, x: m.classifier.logits(z()),
+    "classifier.direction": lambda m, x: m.classifier.direction("A"),
+    "classifier.move": lambda m, x: m.classifier.move(z(), line),
+    "editor.logits": lambda m, x: m.editor.logits(z()),
+    "editor.move": lambda m, x: m.editor.move(z(), "A"),
+    "prior.eps": lambda m, x: m.prior.eps(z(), steps),
+    "prior.loss": lambda m, x: m.prior.loss(z(), steps, noise(2, 64)),
+    "prior.decode": lambda m, x: m.prior.decode(z(), 2),
+    "prior.sample": lambda m, x: m.prior.sample(2, 2, generator=seeded()),
+    "prior.normalize": lambda m, x: m.prior.normalize(z()),
+    "prior.denormalize": lambda m, x: m.prior.denormalize(z()),
+    "draw_codes": lambda m, x: draw_codes(m.prior, m.classifier, 2, "A", n_steps=2,
+                                          generator=seeded()).z_sem,
+    "two_codes": lambda m, x: torch.stack(show.two_codes(m, x, 2, 2)),
+    "predicted_x0": lambda m, x: show.predicted_x0(m, noise(2, 3, 16, 16), z(), 2),
+    "edit_strip": lambda m, x: show.edit_strip(m, x, "A", (0., .3), 2),
+    "gradient": lambda m, x: small.gradient(m, lambda: m.loss(x, steps, noise(2, 3, 16, 16)))}
+SEMANTIC_CPU = {
+    "prior.set_stats": lambda m, x: (m.prior.set_stats(z(9)), m.prior.z_sem_mean.cpu())[1],
+    "swap_probe": lambda m, x: torch.tensor(list(swap_probe(m, x).values())),
+    "sampler_errors": lambda m, x: torch.tensor(
+        show.sampler_errors(m, noise(2, 3, 16, 16), z(), x, (2,))["ddim"]),
+    "edit_sliders": lambda m, x: torch.tensor(list(show.edit_sliders(m, x[:1], n_steps=2).values.values())),
+    "blend_slider": lambda m, x: torch.tensor(show.blend_slider(m, x[:1], x[1:].cpu(), 2).values["alpha"]),
+    "fit_classifier": lambda m, x: fit_classifier(
+        codes(m), n_samples=64, model=m).linear.weight.detach().cpu(),
+    "fit_editor": lambda m, x: fit_editor(
+        codes(m), n_axes=8, hidden=16, epochs=1, model=m).shift.cpu(),
+    "cache_codes": lambda m, x: cache_codes(m, FACES, progress=False).z_sem}
+
+
+def codes(model):
+    attributes = (noise(60, 2) > 0).to(torch.uint8)
+    return Codes.of(noise(60, 64).to(model.device), attributes=attributes, names=("A", "B"))
+
+
+def features(y): return torch.as_tensor(alexnet_features(y, size=64), dtype=torch.float32)
+
+
+PAIRS = { # of an image `x` on either device and a result `y` on the device
+    "mse": metrics.mse, "psnr": metrics.psnr, "ssim": metrics.ssim,
+    "lpips": lambda x, y: metrics.lpips(x, y, min_size=64)}
+PAIRS_CPU = {
+    "alexnet_features": lambda x, y: features(y).cpu(),
+    "alexnet_fd": lambda x, y: torch.tensor(metrics.alexnet_fd(
+        torch.cat([x]*3), torch.cat([y]*3), size=64).value),
+    "latent_mmd": lambda x, y: torch.tensor(list(latent_mmd(y).values())),
+    "latent_spectrum": lambda x, y: torch.as_tensor(latent_spectrum(y)).cpu(),
+    "to_uint8": lambda x, y: torch.as_tensor(viz.to_uint8(y)).cpu(),
+    "image_grid": lambda x, y: torch.as_tensor(viz.image_grid(y)),
+    "latents_to_rgb": lambda x, y: torch.as_tensor(viz.latents_to_rgb(y)).cpu(),
+    "show_images": lambda x, y: torch.tensor(len(viz.show_images(y).axes)),
+    "show_reconstructions": lambda x, y: torch.tensor(len(viz.show_reconstructions(x, y).axes))}
+
+
+def said(error): return f"{type(error).__name__}: {str(error).splitlines()[0][:160]}"
+
+
+def tell(subject, verb, inputs, truth, make, on_device):
+    "One line: what was asked, where the inputs were, where the result is, how far it is from the CPU's."
+    row = dict(subject=subject, verb=verb, inputs=inputs)
+    try:
+        y = make()
+        place = y.device.type
+        y, e = y.detach().cpu().double(), truth.detach().double()
+        norm = max(e.norm().item(), 1e-9)
+        row.update(place=place, error=((y - e).norm()/norm).item(),
+                   right=place == (DEVICE if on_device else "cpu"))
+    except Exception as error: row.update(place="", error=float("inf"), right=False, said=said(error))
+    yield row
+
+
+def models_table():
+    "Every verb of every model."
+    kinds = {"litevae": (AUTOENCODER, AUTOENCODER_CPU), "klvae": (AUTOENCODER, {}), "ddim": (DENOISER, {}),
+             "diffae": (SEMANTIC, SEMANTIC_CPU)}
+    for name, groups in kinds.items():
+        torch.manual_seed(0)
+        here = small.models[name]()
+        there = copy.deepcopy(here).to(DEVICE)
+        for verbs, on_device in zip(groups, (True, False)):
+            for verb, f in verbs.items():
+                torch.manual_seed(1)
+                truth = f(copy.deepcopy(here), small.image())
+                for place in ("cpu", DEVICE):
+                    x, model = small.image().to(place), copy.deepcopy(there)
+                    torch.manual_seed(1)
+                    yield from tell(name, verb, place, truth, lambda: f(model, x), on_device)
+                if verb in ("encode", "decode"):
+                    yield from tell(name, f"{verb}, model on the CPU", DEVICE, truth,
+                                    lambda: f(copy.deepcopy(here), small.image().to(DEVICE)), False)
+
+
+def metrics_table():
+    "Metrics of images on two devices."
+    x, y = noise(4, 3, 64, 64).clamp(-1, 1), noise(4, 3, 64, 64).flip(0).clamp(-1, 1)
+    for verbs, on_device in ((PAIRS, True), (PAIRS_CPU, False)):
+        for verb, f in verbs.items():
+            truth = f(x, y)
+            for place in ("cpu", DEVICE):
+                yield from tell("metrics", verb, place, truth,
+                                lambda: f(x.to(place), y.to(DEVICE)), on_device)
+
+
+def flat(module): return torch.cat([p.detach().flatten().cpu() for p in module.parameters()])
+
+
+def run_litevae():
+    config = TrainConfig(steps=2, batch_size=2, log_every=1, save_every=1, ema=0.9)
+    model = small.models["litevae"]()
+    with tempfile.TemporaryDirectory() as out:
+        train_litevae(model, "photos", Path(out)/"run", config, size=32, progress=False)
+    return flat(model)
+
+
+def run_adversarial():
+    config = TrainConfig(steps=2, batch_size=2, log_every=1)
+    model = small.models["litevae"]()
+    train_adversarial(model, "photos", None, config, AdversarialConfig(start=0.), size=32,
+                      progress=False)
+    return flat(model)
+
+
+def run_diffae():
+    model = small.models["diffae"]()
+    config = TrainConfig(steps=2, batch_size=2, log_every=1)
+    return flat(train_diffae(model, FACES, config=config, progress=False))
+
+
+def run_prior():
+    model = small.models["diffae"]()
+    config = TrainConfig(steps=2, batch_size=8, log_every=1)
+    return flat(train_prior(model, codes(model), config=config, prior="latent-tiny", progress=False))
+
+
+RUNS = {"train_litevae": run_litevae, "train_litevae, adversary": run_adversarial,
+        "train_diffae": run_diffae, "train_prior": run_prior}
+
+
+def runs_table():
+    "Steps of each trainer, with backward, optimizer, average, checkpoint and images."
+    for name, run in RUNS.items():
+        torch.manual_seed(0)
+        truth = run()
+        torch.manual_seed(0)
+        with default_device_is(DEVICE): yield from tell("training", name, "cpu", truth, run, False)
+
+
+def experiments_table():
+    "What experiments measure of a model."
+    torch.manual_seed(0)
+    here = small.models["litevae"]()
+    there, x = copy.deepcopy(here).to(DEVICE), small.image()
+    names = ("reconstruct_crops",)
+    for name in names:
+        f = getattr(measures, name)
+        yield from tell("experiments", name, "cpu", f(here, x), lambda: f(there, x), False)
+
+
+def main():
+    pretend_device.start()
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    with PretendDevice():
+        for table in (models_table, metrics_table, runs_table, experiments_table):
+            for row in table(): print(json.dumps(row), flush=True)
+
+
+if __name__ == "__main__": main()
