@@ -4,6 +4,7 @@
     python tools/run_notebooks.py                                   # all of them
     python tools/run_notebooks.py 024_viz nbs/100_litevae.wavelets.ipynb
     python tools/run_notebooks.py --shrink                          # runs nothing: stored images in fewer bytes
+    python tools/run_notebooks.py --measure                         # stores no outputs: what a run costs, into tools/costs.json
 
 Cells that nbdev would not test (`#| eval: false` and the flags of settings.ini) stay unrun and without output; `#| output: false` stays without output. Every notebook has a process
 of its own; one that fails is left as it was. An image that shows what the stored one shows is left as it is stored: nothing is committed twice.
@@ -23,6 +24,7 @@ import numpy as np
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
+COSTS = ROOT / "tools" / "costs.json"
 MAX_BYTES = 95_000  # of an image
 SHARP_BYTES = 10_000  # a drawing that stays without loss, whatever a JPEG would take
 SAME_RMS = 3.0  # levels of 255 between two images that show the same
@@ -103,14 +105,13 @@ def shrink(path):
     path.write_text(json.dumps(nb, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def run_one(path):
-    "Execute one notebook in this process and write it with its outputs."
+def execute(path):
+    "Execute one notebook in this process: the notebook with its outputs, and those that stood there before."
     from copy import deepcopy
 
-    from execnb.nbio import read_nb, write_nb
+    from execnb.nbio import read_nb
     from execnb.shell import CaptureShell
     from fastcore.xtras import working_directory
-    from nbdev.clean import _nbdev_clean
     from nbdev.config import get_config
     from nbdev.process import extract_directives
 
@@ -128,6 +129,14 @@ def run_one(path):
     with working_directory(path.parent):
         try: shell.run_all(nb, exc_stop=True, preproc=unrun)
         except Exception: sys.exit(shell.prettytb(fname=path))
+    return nb, before
+
+
+def run_one(path):
+    "Execute one notebook in this process and write it with its outputs."
+    from execnb.nbio import write_nb
+    from nbdev.clean import _nbdev_clean
+    nb, before = execute(path)
     for cell in nb.cells:
         if cell.cell_type == "code" and hides_output(cell.source): cell.outputs = []
         for out in cell.get("outputs", []):
@@ -140,20 +149,52 @@ def run_one(path):
     write_nb(nb, path)
 
 
+def measure_one(path):
+    """Execute one notebook in this process, on one thread, and print what it took as JSON.
+
+    CPU seconds and the peak of memory, of processes that it starts too; multiply-accumulates of this process."""
+    import resource
+
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+    torch.set_num_threads(1)
+    with FlopCounterMode(display=False) as counter: execute(path)
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    cost = {"cpu_seconds": round(sum(u.ru_utime + u.ru_stime for u in used), 1),
+            "memory_gb": round(max(u.ru_maxrss for u in used)*1024/1e9, 2),
+            "gmacs": round(counter.get_total_flops()/2e9, 1)}
+    print("COST", json.dumps(cost), flush=True)
+
+
+def measure(paths, env):
+    "Costs of notebooks, into one file; those of the others stay as they are."
+    costs = json.loads(COSTS.read_text()) if COSTS.exists() else {}
+    for path in paths:
+        name = path.relative_to(ROOT / "nbs").as_posix()
+        command = [sys.executable, __file__, "--here", "--measure", str(path)]
+        run = subprocess.run(command, env={**env, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+        found = re.findall(r"^COST (.*)$", run.stdout, flags=re.M)
+        if found: costs[name] = json.loads(found[0])
+        print(name, found[0] if found else f"failed\n{run.stdout[-2000:]}{run.stderr[-2000:]}", flush=True)
+        COSTS.write_text(json.dumps(dict(sorted(costs.items())), indent=1) + "\n")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("notebooks", nargs="*", help="paths or names such as 024_viz; default: all")
     parser.add_argument("--here", action="store_true", help="run in this process (used for one notebook)")
+    parser.add_argument("--measure", action="store_true", help="store no outputs, but what a run costs")
     parser.add_argument("--shrink", action="store_true", help="encode the stored images anew and run nothing")
     args = parser.parse_args()
     every = [p for p in sorted((ROOT / "nbs").rglob("*.ipynb")) if ".ipynb_checkpoints" not in p.parts]
     paths = [find(name) for name in args.notebooks] or every
-    if args.here: return run_one(paths[0])
+    if args.here: return (measure_one if args.measure else run_one)(paths[0])
     if args.shrink:
         for path in paths: shrink(path)
         return
     env = {k: v for k, v in os.environ.items() if k != "IN_TEST"}
     env.setdefault("COLUMNS", "100")
+    if args.measure: return measure(paths, env)
     failed = []
     for path in paths:
         start = time.time()
