@@ -3,6 +3,7 @@ from configparser import ConfigParser
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent
 parser = ConfigParser(delimiters=["="])
@@ -11,7 +12,17 @@ cfg = parser["DEFAULT"]
 lib = cfg["lib_path"]
 extras = {key.removesuffix("_requirements"): value.split() for key, value in cfg.items() if key.endswith("_requirements")}
 
+
+class BuildWithResults(build_py):
+    "A wheel carries what the experiments found, which chapters read; in the repository it lies beside the package."
+    def run(self):
+        super().run()
+        if not self.editable_mode:
+            self.copy_tree(str(ROOT / "results"), str(Path(self.build_lib) / lib / "results"))
+
+
 setup(
+    cmdclass={"build_py": BuildWithResults},
     name=cfg["lib_name"],
     version=cfg["version"],
     description=cfg["description"],

@@ -21,7 +21,7 @@ from litevae_diffae.crops import Crops
 from litevae_diffae.folders import ImageFolder
 from litevae_diffae.diffae.model import DiffAE
 
-gradio = pytest.importorskip("gradio", reason='no Gradio: pip install "litevae_diffae[app]"')
+gradio = pytest.importorskip("gradio", reason='no Gradio: pip install "gradio>=6"')
 MB = 2**20
 
 

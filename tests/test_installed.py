@@ -2,36 +2,25 @@
 import json
 import os
 import re
-import shutil
-import subprocess
-import sys
 import zipfile
 
 import pytest
 from conftest import ROOT
-from website.build import copy_project, settings
+from website.build import settings
+from wheels import build_wheel, run
 
 CFG = settings(ROOT)
 LIB = CFG["lib_path"]
 
 
-def run(*cmd, **kwargs):
-    result = subprocess.run([sys.executable, *map(str, cmd)], capture_output=True, text=True, **kwargs)
-    assert result.returncode == 0, result.stdout + result.stderr
-    return result.stdout
-
-
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory):
-    root = copy_project(ROOT, tmp_path_factory.mktemp("build"))
-    for name in ("LICENSE", "NOTICE", "MANIFEST.in"): shutil.copy(ROOT / name, root)
-    run("-m", "build", "--wheel", "--no-isolation", cwd=root)
-    return next((root / "dist").glob("*.whl"))
+def wheel(tmp_path_factory): return build_wheel(tmp_path_factory.mktemp("build"))
 
 
 def test_wheel_holds_all_files(wheel):
     with zipfile.ZipFile(wheel) as z: names = set(z.namelist())
     here = {p.relative_to(ROOT).as_posix() for p in (ROOT / LIB).rglob("*") if p.is_file() and "__pycache__" not in p.parts}
+    here |= {f"{LIB}/{p.relative_to(ROOT).as_posix()}" for p in (ROOT / "results").rglob("*") if p.is_file()}
     assert {n for n in names if ".dist-info/" not in n} == here
     assert {n.rsplit("/", 1)[-1] for n in names if "/licenses/" in n} == {"LICENSE", "NOTICE"}
 
@@ -59,3 +48,9 @@ def test_a_shipped_model_is_small_and_tells_how_it_was_made(config):
     found = [p for p in config.parent.rglob("*") if p.is_file()]
     assert sum(p.stat().st_size for p in found) <= 16_000_000
     assert json.loads((config.parent / "recipe.json").read_text())["command"].startswith(("litevae-diffae", "OMP_NUM_THREADS=1 litevae-diffae"))
+
+
+def test_messages_name_the_packages_of_an_extra():
+    from litevae_diffae.sources import EXTRAS
+    for extra, packages in EXTRAS.items(): assert packages == CFG[f"{extra}_requirements"]
+    assert CFG["app_requirements"] == "gradio>=6" # said by demo.app.need_gradio

@@ -6,20 +6,24 @@ import subprocess
 import sys
 import threading
 import warnings
+import zipfile
 
+import first_cells
 import pytest
 from conftest import ROOT
 from website.build import settings
 from website.convert import text
 from website.sections import notebooks
+from wheels import build_wheel
 
 NBS = notebooks(ROOT / "nbs")
 SHORT, LONG, TIMEOUT = 20, 60, 300  # seconds: of one processor for most notebooks, for the named ones, and by the clock on a busy machine
 LONG_ONES = ("155_litevae.train.ipynb", "380_diffae.show.ipynb", "860_demo.report.ipynb", "890_cli.ipynb", "850_bench.diffusion.ipynb",
              "170_litevae.analysis.ipynb", "tutorials/diffae_questions.ipynb")
+ON_A_DEVICE = ()
 USER_REPO = "litevae-diffae/litevae_diffae"
 BADGE = "[![Open In Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/{}/blob/main/nbs/{})"
-INSTALL = ["#| hide", "#| eval: false", "import sys", 'if "google.colab" in sys.modules: get_ipython().system("pip install -qU']
+INSTALL = ("#| hide", "#| eval: false", "import sys", 'if "google.colab" in sys.modules:', "pip install -qU")
 LOCAL_PATH = re.compile(r"(?<![\w.])/(?:home|root|work|tmp|Users|mnt)/")
 SHOWS = re.compile(r"(?:print|display|show_\w+|plot_\w+|plt\.show)$")
 
@@ -31,15 +35,17 @@ def directives(source): return re.findall(r"^#\| *([\w-]+)", source, flags=re.M)
 
 
 @pytest.fixture(scope="session")
-def runner():
-    "Runs a notebook in a process of its own: (exit code, CPU seconds, what it printed)."
-    command, server = [sys.executable, str(ROOT / "tests" / "notebook_server.py")], None
+def runner(tmp_path_factory):
+    "Runs a notebook as a reader has it, in an empty folder with the wheel: exit code, CPU seconds, what it printed."
+    home = tmp_path_factory.mktemp("reader")
+    with zipfile.ZipFile(build_wheel(home / "build")) as wheel: wheel.extractall(home / "site")
+    command, server = [sys.executable, str(ROOT / "tests" / "notebook_server.py"), str(home / "site")], None
 
-    def run(path):
+    def run(path, **how):
         nonlocal server
         if server is None or server.poll() is not None:
-            server = subprocess.Popen(command, cwd=ROOT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        server.stdin.write(json.dumps(str(path)) + "\n")
+            server = subprocess.Popen(command, cwd=home, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        server.stdin.write(json.dumps({"path": str(path), **how}) + "\n")
         server.stdin.flush()
         watchdog = threading.Timer(TIMEOUT, server.kill)
         watchdog.start()
@@ -62,9 +68,19 @@ def test_runs(nb, runner):
     assert seconds < 2 * limit
 
 
+@pytest.mark.parametrize("nb", ON_A_DEVICE, ids=str)
+def test_runs_with_its_models_on_a_device(nb, runner):
+    "Chapters that put models on `default_device()`, where that is no CPU: the device of pretend_device.py."
+    result = runner(ROOT / "nbs" / nb, pretend=True)
+    if result["code"]: pytest.fail(result["said"], pytrace=False)
+
+
 def test_a_notebook_that_fails_is_seen(runner, tmp_path):
     "And what it prints is told; the next one runs all the same."
-    for source, code, word in (("print('before')\n1/0", 1, "ZeroDivisionError"), ("print('all well')", 0, "Completed"), ("import os\nos._exit(7)", 7, "")):
+    for source, code, word in (("print('before')\n1/0", 1, "ZeroDivisionError"), ("print('all well')", 0, "Completed"), ("import os\nos._exit(7)", 7, ""),
+                               ("import os\nassert not os.listdir()", 0, "Completed"), ("import pytest", 1, "No module named 'pytest'"),
+                               ("import importlib.util\nassert importlib.util.find_spec('nbdev') is None", 0, "Completed"),
+                               ("import litevae_diffae\nassert 'site' in litevae_diffae.__file__", 0, "Completed")):
         doc = {"cells": [code_cell(source)], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}
         (tmp_path / "00_a.ipynb").write_text(json.dumps(doc))
         result = runner(tmp_path / "00_a.ipynb")
@@ -93,7 +109,7 @@ def cell_faults(cell, no_run):
     "What is wrong with one code cell."
     source, outs = text(cell["source"]), cell["outputs"]
     names, body = directives(source), statements(source)
-    install = source.splitlines()[:2] == INSTALL[:2]
+    install = all(part in source for part in INSTALL)
     if cell["execution_count"] is not None: yield "not clean: run nbdev_clean"
     if "export" not in names and re.search(r"\bnbdev|\bshow_doc\(", source): yield "a reader has no nbdev"
     if set(names) & no_run or "NotImplementedError" in source or ("eval" in names and not install): yield "a cell that is not run"
@@ -127,6 +143,16 @@ def notebook_faults(nb, doc):
     if any(LOCAL_PATH.search(text(c["source"])) for c in cells if c["cell_type"] != "code"): yield "a path of one machine in the prose"
     for i, cell in enumerate(cells):
         if cell["cell_type"] == "code": yield from (f"cell {i}: {fault} ({first_line(cell)})" for fault in cell_faults(cell, NO_RUN))
+
+
+def test_notebooks_begin_as_the_tool_writes_it():
+    "One source of the package for all of them, the repository that the badges name; and what a run takes."
+    run = subprocess.run([sys.executable, str(ROOT / "tools" / "first_cells.py"), "--check"], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert first_cells.SOURCE == f"https://github.com/{USER_REPO}/archive/main.zip"
+    costs = json.loads((ROOT / "tools" / "costs.json").read_text())
+    with_code = {nb.as_posix() for nb in NBS if any(c["cell_type"] == "code" for c in load(nb)["cells"])}
+    assert with_code - {"index.ipynb"} == set(costs) - {"index.ipynb"}
 
 
 NO_RUN = {*settings(ROOT)["tst_flags"].split(), "skip_exec"}
@@ -169,7 +195,7 @@ def test_form_sees(cell, fault):
 
 @pytest.mark.parametrize("cell", [
     code_cell("import torch\nfrom torch import nn"), code_cell("#| export\ntry: import a\nexcept ImportError: a = None"), code_cell("#| exports\ndef f():\n    import torch"),
-    code_cell("\n".join(INSTALL) + ' x")'), code_cell(SAID + "show_images(x);", {"output_type": "display_data", "data": FIGURE}), code_cell("x = 1"),
+    code_cell("\n".join(INSTALL[:4]) + " print('pip install -qU x')"), code_cell(SAID + "show_images(x);", {"output_type": "display_data", "data": FIGURE}), code_cell("x = 1"),
 ])
 def test_form_accepts(cell):
     assert not list(cell_faults(cell, NO_RUN))

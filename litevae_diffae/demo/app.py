@@ -191,7 +191,7 @@ def need_gradio(): # the module
     try:
         return import_module("gradio")
     except ImportError as e:
-        raise ImportError('app: this needs Gradio; pip install "litevae_diffae[app]"') from e
+        raise ImportError('app: this needs Gradio; pip install "gradio>=6"') from e
 
 # %% ../../nbs/870_demo.app.ipynb #42ed759c
 def told(action:Callable, # function that may raise

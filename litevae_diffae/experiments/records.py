@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib import import_module
+from importlib.resources import files
 from pathlib import Path
 from ..timing import hardware, versions
 from ..caches import check_replaced, locked
@@ -285,15 +286,15 @@ def run_experiment(name:str, # one of `find_experiments`
     return found
 
 # %% ../../nbs/600_experiments.records.ipynb #6c0f0024
-def find_result(name:str, # below the folder, e.g. models/ddim-avatars
-                folder:str="results", # in the current folder or one above
+def find_result(name:str, # below the folder, e.g. figures/ddim-avatars.safetensors
+                folder:str="results", # here, in a folder above, or what came with the package
                )->Path: # that exists
     "Find a file or folder of the results; `FileNotFoundError` if there is none."
-    here = Path.cwd().resolve()
-    for path in (p/folder/name for p in (here, *here.parents)):
+    here, package = Path.cwd().resolve(), Path(str(files("litevae_diffae")))
+    for path in (p/folder/name for p in (here, *here.parents, package, package.parent)):
         if path.exists(): return path
-    raise FileNotFoundError(f"results: no {folder}/{name} here or above; it is in the repository, "
-                            f"or is made with litevae-diffae experiment {Path(name).stem}")
+    raise FileNotFoundError(f"results: no {folder}/{name} here, above or in the package; "
+                            f"litevae-diffae experiment {Path(name).stem} makes it")
 
 # %% ../../nbs/600_experiments.records.ipynb #cc00cf18
 def read_results(name:str, # NAME of results/NAME.json
