@@ -30,13 +30,12 @@ SHARED = ("matplotlib.pyplot", "torch", "torch._dynamo", "torchvision") # dynamo
 def plain(name): return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def needs(requirements, extras=()):
+def needs(requirements):
     "Names of all packages that come with some requirements."
     todo, found = [Requirement(r) for r in requirements], set()
     while todo:
         r = todo.pop()
         asked = {"extra": ""}, *({"extra": e} for e in r.extras)
-        if r.marker and not any(r.marker.evaluate({"extra": e}) for e in ("", *extras)): continue
         if plain(r.name) in found and not r.extras: continue
         found.add(plain(r.name))
         try: further = distribution(r.name).requires or ()
@@ -89,13 +88,14 @@ def run_cells(cells):
 
 def pretending():
     "Context in which the default device is that of pretend_device.py."
-    import devices_table
+    sys.path.append(str(Path(__file__).parent))
     import pretend_device
+    sys.path.pop()
     pretend_device.start()
     for name in ("train", "hub", "optim"): import_module(f"litevae_diffae.{name}")
     stack = ExitStack()
     stack.enter_context(pretend_device.PretendDevice())
-    stack.enter_context(devices_table.default_device_is("sham"))
+    stack.enter_context(pretend_device.default_device_is("sham"))
     return stack
 
 

@@ -7,6 +7,9 @@ generators, it cannot show.
     with PretendDevice():
         model.to("sham").encode(x.to("sham"))
 """
+import sys
+from contextlib import contextmanager
+
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
@@ -15,10 +18,16 @@ from torch.utils.backend_registration import _setup_privateuseone_for_python_bac
 MOVES = ("aten::_to_copy", "aten::copy_", "aten::index_put", "aten::_index_put_impl")
 
 
+class Autocast(torch.autocast):
+    "PyTorch's, which does nothing on the device."
+    def __init__(self, device_type, *args, **kwargs):
+        super().__init__("cpu" if device_type == "sham" else device_type, *args, **kwargs)
+
+
 def start():
     "Register the device with PyTorch, once a process."
     register("sham")
-    torch.sham.get_amp_supported_dtype = lambda: [torch.bfloat16, torch.float16]
+    torch.autocast = torch.amp.autocast = Autocast
     torch._C._set_only_lift_cpu_tensors(True)
     torch.__future__.set_overwrite_module_params_on_conversion(True)
 
@@ -37,6 +46,8 @@ class ShamTensor(torch.Tensor):
     def __torch_dispatch__(cls, func, types, args=(), kwargs=None): return run(func, args, kwargs or {})
 
     def __repr__(self): return f"ShamTensor({self._real!r})"
+
+    def __format__(self, form): return format(self._real, form)
 
     def tolist(self): return self._real.tolist()
 
@@ -87,3 +98,23 @@ def run(func, args, kw):
 class PretendDevice(TorchDispatchMode):
     "Context in which the device is there."
     def __torch_dispatch__(self, func, types, args=(), kwargs=None): return run(func, args, kwargs or {})
+
+
+@contextmanager
+def default_device_is(kind):
+    "`default_device` and Accelerate find a device of this kind."
+    from accelerate import Accelerator
+    from accelerate.state import PartialState
+
+    from litevae_diffae import core
+    old = Accelerator.device, core.default_device
+    modules = [m for name, m in sys.modules.items() if name.startswith("litevae_diffae")]
+    changed = [m for m in modules if getattr(m, "default_device", None) is core.default_device]
+    for module in changed: module.default_device = lambda: torch.device(kind)
+    on_cpu = property(lambda self: PartialState._shared_state.get("_cpu", False))
+    Accelerator.is_cpu = on_cpu
+    Accelerator.device = property(lambda self: torch.device("cpu" if self.is_cpu else kind))
+    try: yield
+    finally:
+        Accelerator.device = old[0]
+        for module in changed: module.default_device = old[1]

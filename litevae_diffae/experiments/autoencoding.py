@@ -62,7 +62,7 @@ def probe_attributes(z_train:Tensor, # (N, D) codes to learn from
     "Accuracy of logistic regression on normalised codes."
     from sklearn.linear_model import LogisticRegression
     mean, std = z_train.mean(0), z_train.std(0)
-    fit, ask = (((z - mean)/std).numpy() for z in (z_train, z_test))
+    fit, ask = (((z - mean)/std).cpu().numpy() for z in (z_train, z_test))
     def accuracy(a, b): return LogisticRegression(max_iter=2000).fit(fit, a).score(ask, b)
     return [accuracy(a_train[:, i], a_test[:, i]) for i in range(a_train.shape[1])]
 

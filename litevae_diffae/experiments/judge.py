@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from ..pretrained import Pretrained
 from ..settings import check_limits, check_positive, check_types
-from ..core import seed_everything
+from ..core import on_own_device, seed_everything
 from ..avatars import AVATAR_NAMES
 from ..diffae.manipulate import fit_adam
 from ..diffae.scores import load_faces
@@ -51,6 +51,7 @@ class PixelJudge(Pretrained, nn.Module):
             nn.Linear(4*w*side**2, len(config.names)))
         self.to(memory_format=torch.channels_last)
 
+    @on_own_device
     def forward(self, x:Tensor)->Tensor: # (B, 3, S, S) in [-1, 1] -> (B, A) logits
         return self.net(x.contiguous(memory_format=torch.channels_last))
 
