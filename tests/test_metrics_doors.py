@@ -1,5 +1,4 @@
 "Metrics and pictures refuse what they can't measure or draw, in one sentence, and measure the rest as before."
-import gc
 import json
 import math
 import re
@@ -62,7 +61,7 @@ def test_what_cannot_be_measured_is_refused(name, bad):
 
 @pytest.mark.parametrize("f", PAIRS.values(), ids=PAIRS)
 def test_pairs_that_do_not_fit(f):
-    for x, y, words in ((X, X[:2], "two tensors of one shape"), (X, X.to("meta"), "one device"), (X, None, "got NoneType"), (X[None], X[None], "(B, C, H, W)")):
+    for x, y, words in ((X, X[:2], "two tensors of one shape"), (X, None, "got NoneType"), (X[None], X[None], "(B, C, H, W)")):
         with pytest.raises(ValueError) as e: f(x, y)
         one_line(e, words)
 
@@ -160,7 +159,6 @@ def test_images_of_mixed_sizes_are_streamed():
         for i in range(12):
             x = torch.rand(3, 40 + 8*(i % 3), 48, generator=torch.Generator().manual_seed(i))*2 - 1
             alive.add(x)
-            gc.collect()
             most = max(most, len(alive))
             yield x
             del x
