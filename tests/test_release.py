@@ -96,7 +96,8 @@ def test_this_tree_could_be_released():
     import release as tool
     version = tool.current_version(ROOT)
     for name, place in tool.PLACES.items(): assert (ROOT/name).read_text(encoding="utf-8").count(place.format(version)) == 1, name
-    assert tool.with_date((ROOT/"CHANGELOG.md").read_text(encoding="utf-8"), "9.9.9", "2030-01-01").count("## 9.9.9 (2030-01-01)") == 1
+    if tool.UNRELEASED in (ROOT/"CHANGELOG.md").read_text(encoding="utf-8"):      # not right after a release
+        assert tool.with_date((ROOT/"CHANGELOG.md").read_text(encoding="utf-8"), "9.9.9", "2030-01-01").count("## 9.9.9 (2030-01-01)") == 1
 
 
 # workflows: what can be known of them without running them
