@@ -337,6 +337,5 @@ def main(argv:list=None # `sys.argv[1:]` if None
         answer(parse([a for a in args if a != "--debug"]), "--debug" in args)
 
 # %% ../nbs/890_cli.ipynb #67c13607
-#| eval: false
-if __name__ == "__main__":
+if __name__ == "__main__" and __package__: # started as a module; a notebook has no package
     main()

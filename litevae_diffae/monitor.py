@@ -155,13 +155,13 @@ class LossScale:
 
     @property
     def value(self)->float: # 1 without a scaler
-        "What a loss is multiplied by before its backward pass."
+        "Factor of a loss in its backward pass."
         return self.scaler.get_scale() if self.scaler else 1.
 
     def step(self,
              opt, # optimizer, or Accelerate's around one; its gradients are unscaled
-             name:str, # of the optimizer
-             norm:float, # of its gradient
+             name:str, # name of the optimizer
+             norm:float, # gradient norm of its parameters
             )->None:
         "Step, unless the gradient isn't finite; `TrainingStopped` if that never ends."
         if not self.scaler: return opt.step()
@@ -185,7 +185,7 @@ class LossScale:
         return held
 
     def row(self)->dict: # name -> number; empty without a scaler
-        "What a line of the log says: the scale of the next step, the steps skipped so far."
+        "Give a line of the log the scale of the next step and the steps skipped so far."
         return dict(loss_scale=self.value, skipped_steps=self.skipped) if self.scaler else {}
 
 # %% ../nbs/067_monitor.ipynb #ca311abf

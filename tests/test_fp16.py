@@ -4,6 +4,7 @@ import copy, math
 import pytest
 import torch
 from accelerate.utils import AutocastKwargs
+from test_train import script
 from toy_run import Toy, data, weights
 from litevae_diffae import monitor, train as module
 from litevae_diffae.checkpoint import newest_checkpoint, read_log, read_state
@@ -198,7 +199,6 @@ def test_a_loss_that_is_nan_ends_the_run_at_once(t4, tmp_path, where, says):
 
 def test_a_checkpoint_without_these_counts_goes_on(t4, tmp_path):
     "Checkpoints of earlier versions don't have them."
-    import json
     t4(half=False)
     fit(Toy(), tmp_path, CONFIG.with_changes(schedule="constant", steps=3), data)
     from litevae_diffae import resume
@@ -222,3 +222,33 @@ def test_gradient_norms_of_an_adversarial_run_are_those_of_32_bits(t4):
         task = game(); task.__class__, task.label, task.weights = Watched, label, LossWeights(l1=1e-3, lpips=0., wavelet=0., gaussian=0., kl=0.)
         fit(task, None, CONFIG.with_changes(precision="fp32", steps=1), images(64))
     for k in ("grad_rec", "ratio_g_loss", "adv_weight"): assert float(logs["fp16"][k]) == pytest.approx(float(logs["fp32"][k]), rel=.05), k
+
+
+def test_processes_skip_together(tmp_path):
+    "What overflows in one process is skipped in all, and they stay alike."
+    script(tmp_path, '''
+        import math
+        import litevae_diffae.train as module
+        from accelerate.utils import AutocastKwargs
+        real = module.find_processes
+        def find(config, cpu=False, out=None):
+            acc = real(config, True, out)
+            acc.state._mixed_precision, acc.native_amp, acc.autocast_handler = "fp16", True, AutocastKwargs(enabled=True)
+            acc.scaler = torch.amp.GradScaler("cpu")
+            return acc
+        module.find_processes = find
+        class Overflows(Toy):
+            def train_step(self, batch, step):
+                rec = self.run.nets["model"](batch)
+                loss = (rec - batch).square().mean()
+                if step == 2 and self.run.acc.process_index == 1: loss.register_hook(lambda g: g*math.inf)
+                self.run.backward(loss, dict(rec=loss)); self.run.update("model")
+                return dict(rec=loss)
+        Overflows.optimizers = lambda self, config: {"model": module.adam(self.nets["model"], config)}
+        run = Trainer(Overflows(), data, TrainConfig(steps=5, batch_size=2, lr=1e-2, precision="bf16", log_every=1), "out", progress=False).fit()
+        torch.save([weights({"model": run.task.nets["model"]}), run.scale.row(), run.ema["model"].n], f"rank{run.acc.process_index}.pt")
+    ''', "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+    a, b = (torch.load(tmp_path/f"rank{r}.pt", weights_only=True) for r in (0, 1))
+    assert torch.equal(a[0], b[0]) and a[0].isfinite().all() and a[1:] == b[1:]
+    skipped = [row["skipped_steps"] for row in read_log(tmp_path/"out")]
+    assert skipped[2] == skipped[1] + 1 and a[1]["skipped_steps"] == skipped[-1] == 5 - a[2]
