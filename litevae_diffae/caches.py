@@ -149,7 +149,7 @@ def locked(folder:str|Path, # made if missing
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        f = open(folder/".lock", "a")
+        f = open(folder/".lock", "ab")
     except OSError as e:
         raise WriteError(folder, f"can't be written ({e.strerror or e})") from e
     with f:

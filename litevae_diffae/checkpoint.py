@@ -43,7 +43,7 @@ def process_began(pid:int, # number of a process on this machine
                  )->str|None: # the system's own words, "" if it does not tell
     "Ask when a process began; None if there is none of that number, or only a dead one."
     try:
-        text = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+        text = Path(f"/proc/{pid}/stat").read_text("utf-8", "replace")
     except OSError:
         return "" if _alive(pid) else None
     fields = text.rpartition(")")[2].split()
@@ -148,7 +148,8 @@ def append_row(path:Path, # a log.jsonl; its folder exists
               )->int: # bytes of the log
     "Add one line to a log, whole or not at all."
     rest = (to_json(row, None) + "\n").encode()
-    handle = os.open(path, os.O_RDWR|os.O_CREAT|os.O_APPEND, 0o666)
+    as_bytes = getattr(os, "O_BINARY", 0) # else Windows ends lines in its own way
+    handle = os.open(path, os.O_RDWR|os.O_CREAT|os.O_APPEND|as_bytes, 0o666)
     try:
         size = os.fstat(handle).st_size
         try:

@@ -335,3 +335,7 @@ def main(argv:list=None # `sys.argv[1:]` if None
     args = list(sys.argv[1:] if argv is None else argv)
     with safe_streams():
         answer(parse([a for a in args if a != "--debug"]), "--debug" in args)
+
+# %% ../nbs/890_cli.ipynb #67c13607
+if __name__ == "__main__" and __package__: # started as a module; a notebook has no package
+    main()

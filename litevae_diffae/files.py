@@ -390,7 +390,7 @@ def write_json(path:str|Path, # final path
               )->None:
     "Write a JSON file, whole and valid."
     text = to_json(value, indent) + "\n"
-    write_atomic(path, lambda p: p.write_text(text, encoding="utf-8"))
+    write_atomic(path, lambda p: p.write_text(text, encoding="utf-8", newline="\n"))
 
 # %% ../nbs/004_files.ipynb #9fc2a819
 def write_tensors(path:str|Path, # final path

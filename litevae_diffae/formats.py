@@ -69,6 +69,8 @@ def _layout(env, path):
 # %% ../nbs/046_formats.ipynb #fea1f63c
 class LMDBSource(Source):
     "An LMDB in the layouts of the official Diff-AE code; needs the extra `[lmdb]`."
+    unsent = ("_lock", "env")
+
     def __init__(self,
                  path:str|Path, # folder with data.mdb, or a single file
                  attributes:str|Path|AttributeTable|None=None, # a row for each image, in order
@@ -87,6 +89,10 @@ class LMDBSource(Source):
         table, self.rows = as_table(attributes, columns), None
         if table:
             self.names, self.rows = table.names, table.in_order(self.n)
+
+    def __setstate__(self, state):
+        super().__setstate__(state)
+        self.env = _open_lmdb(str(self.path.resolve()))
 
     def __len__(self): return self.n
     def _label(self, i): return f"{self.prefix}-{i:0{self.digits}d}"

@@ -367,7 +367,8 @@ class Pretrained:
         api.create_repo(repo_id, private=private, exist_ok=True)
         with tempfile.TemporaryDirectory() as tmp:
             self.save_pretrained(tmp)
-            (Path(tmp)/"README.md").write_text(model_card(self, repo_id))
+            card = model_card(self, repo_id)
+            (Path(tmp)/"README.md").write_text(card, encoding="utf-8")
             return api.upload_folder(repo_id=repo_id, folder_path=tmp, commit_message=message)
 
     def _extra_keys(self)->set: return set() # tensors that live in files of their own

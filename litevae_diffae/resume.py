@@ -88,7 +88,8 @@ def counters(run, # a Trainer
                 torch=torch.__version__, norms=dict(zip(norms, plain(norms.values()))),
                 running=[{k: plain(v) for k, v in part.items()} for part in running],
                 length=dict(steps=c.steps, images=c.images, minutes=c.minutes),
-                identity=run.identity())
+                skipped=run.scale.skipped, skipped_in_row=run.scale.in_row,
+                averages={k: ema.n for k, ema in run.ema.items()}, identity=run.identity())
 
 # %% ../nbs/064_resume.ipynb #994ac187
 def all_nets(run # a Trainer
@@ -236,8 +237,8 @@ def load_checkpoint(run, # a Trainer
     for k, net in all_nets(run).items():
         path = folder/f"{k}.safetensors"
         net.load_state_dict(read_tensors(path, net.state_dict(), ways, finite=False))
-    for ema in run.ema.values():
-        ema.n = state["step"]
+    for k, ema in run.ema.items():
+        ema.n = state.get("averages", {}).get(k, state["step"])
     saved, rank = read_torch(folder/"optimizer.pt", ways), run.acc.process_index
     try:
         for k, opt in run.opts.items():
@@ -258,6 +259,7 @@ def _take_counters(run, state, rank):
         running = running[rank]
     log.running = {k: [float(v) for v in values] for k, values in running.items()}
     log.norms = {k: float(v) for k, v in state["norms"].items()}
+    run.scale.skipped, run.scale.in_row = state.get("skipped", 0), state.get("skipped_in_row", 0)
     run.step, run.seconds, log.n_rows = state["step"], state["seconds"], state["n_rows"]
     if run.config.minutes is not None:
         run.n_steps = state["n_steps"]

@@ -113,6 +113,7 @@ class Source:
     crop = None # (top, left, height, width) that is cut out of each image
     max_pixels = None # larger images are refused; None: Pillow's limit
     max_dropped = 0.1 # share of the images that may turn out unreadable
+    unsent = ("_lock",) # what belongs to this process
 
     def __init__(self):
         self.skipped = [] # (label, reason) of all images that are left out
@@ -120,6 +121,12 @@ class Source:
         self._broken = {} # index -> "damaged" or "away", at its last reading
         self._counts = {"retried": 0} # with the lists, what views share
         self._lock = threading.Lock()
+
+    def __getstate__(self): # for a spawned process, which gets a lock of its own
+        return {k: v for k, v in self.__dict__.items() if k not in self.unsent}
+
+    def __setstate__(self, state):
+        self.__dict__.update(state, _lock=threading.Lock())
 
     def __len__(self): raise TypeError(f"{type(self).__name__} must define __len__")
     def _decode(self, i, min_side): raise TypeError(f"{type(self).__name__} must define _decode")
@@ -238,7 +245,7 @@ class Source:
         "The same images for a model of `n` channels; colours serve for 1 and 3."
         if n == self.in_channels or {n, self.in_channels} == {1, 3}: return self
         view = copy.copy(self)
-        view.in_channels = n
+        view.in_channels, view._lock = n, self._lock
         return view
 
     def identity(self)->dict: # JSON values

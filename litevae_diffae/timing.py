@@ -89,7 +89,7 @@ def comparison(times:dict[str, list[float]], # what `in_turns` found
 def cpu_name()->str: # as the system calls it
     "Model of the CPU."
     info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
+    lines = info.read_text("utf-8").splitlines() if info.exists() else []
     models = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
     return models[0] if models else platform.processor() or platform.machine()
 
@@ -131,7 +131,7 @@ def peak_rss()->int: # bytes
     "Largest amount of memory that this process has held so far."
     status = Path("/proc/self/status")
     if status.exists():
-        line = next(s for s in status.read_text().splitlines() if s.startswith("VmHWM"))
+        line = next(s for s in status.read_text("utf-8").splitlines() if s.startswith("VmHWM"))
         return int(line.split()[1])*1024
     import resource # not on Windows
     unit = 1 if sys.platform == "darwin" else 1024

@@ -14,6 +14,7 @@ from litevae_diffae.litevae import adversarial, detail_losses, distill, losses, 
 from litevae_diffae.litevae.discriminator import PatchDiscriminator, UNetDiscriminator
 from litevae_diffae.litevae.losses import LossWeights
 from litevae_diffae.litevae.model import LiteVAE
+from litevae_diffae.monitor import LossScale
 
 GAME = dict(start=0., warmup=0., ramp=0., cutmix=1., norms_every=1)
 WEIGHTS = LossWeights(lpips=0.)
@@ -21,7 +22,7 @@ WEIGHTS = LossWeights(lpips=0.)
 
 class Recorder:
     "Takes the Trainer's place; after every backward it notes which network has received a gradient, and hands the gradients out of the way."
-    n_steps = 4
+    n_steps, scale = 4, LossScale()
     def __init__(self, nets): self.nets, self.moved, self.acc = nets, [], self
     def autocast(self): return torch.autocast("cpu", enabled=False)
     def backward(self, loss, parts):

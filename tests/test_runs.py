@@ -30,6 +30,7 @@ from litevae_diffae.litevae.train import train_litevae
 from litevae_diffae.checkpoint import newest_checkpoint, read_log
 from litevae_diffae.optim import TrainConfig
 from litevae_diffae.train import Trainer
+from litevae_diffae.viz import save_png
 from test_train import CONFIG, everything, script, train
 from toy_run import Toy, data
 
@@ -632,6 +633,20 @@ def test_several_processes_form_one_run(tmp_path):
     assert clean(tmp_path/"cut") == clean(tmp_path/"whole") and steps(tmp_path/"whole") == [3, 6]
     config = TrainConfig(steps=6, batch_size=2, lr=1e-2, precision="fp32", log_every=3, save_every=4)
     with pytest.raises(ValueError, match=rf"processes={PROCESSES} \(now 1\); each process has random numbers of its own"): train(tmp_path/"whole", config)
+
+
+def test_the_plain_command_by_torchrun(tmp_path):
+    "As on a machine with two GPUs: the command line as a module, one run, one model; one process can't go on with it."
+    for i in range(6): save_png(tmp_path/"mine"/f"{i}.png", torch.full((40, 40, 3), 40*i, dtype=torch.uint8).numpy())
+    env = dict(os.environ, OMP_NUM_THREADS="1", MASTER_ADDR="127.0.0.1", PYTHONPATH=str(ROOT))
+    command = ["-m", "litevae_diffae.cli", "train", "litevae-tiny", "--data", "mine", "--out", "run", "--size", "32", "--batch-size", "2", "--steps", "2", "--precision", "fp32"]
+    def started(*launcher): return subprocess.run([sys.executable, *launcher, *command], capture_output=True, text=True, timeout=120, env=env, cwd=tmp_path)
+    done = started(*TOGETHER)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert f"batch 2 x {PROCESSES} processes x 1 accumulated" in done.stdout and read_log(tmp_path/"run")[-1]["images"] == 2*2*int(PROCESSES)
+    assert LiteVAE.from_pretrained(tmp_path/"run"/"model").config.latents_mean
+    alone = started()
+    assert alone.returncode == 2 and f"processes={PROCESSES} (now 1); each process has random numbers of its own" in alone.stderr and alone.stderr.count("\n") == 1
 
 
 def test_the_codes_of_several_processes_are_those_of_one(tmp_path):

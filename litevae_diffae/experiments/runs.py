@@ -45,7 +45,7 @@ def new_model(spec:dict, # preset, and fields of its configuration
 def shipped_model(config:dict, # a row's
                  )->LiteVAE|None: # float32, in eval mode; None: the package has another row's
     "Load the model that `data/keep_run.py` put into the package."
-    recipe = json.loads(asset(f"{LiteVAE.shipped['photos']}/recipe.json").read_text())
+    recipe = json.loads(asset(f"{LiteVAE.shipped['photos']}/recipe.json").read_text("utf-8"))
     same = recipe.get("config") == json.loads(json.dumps(config))
     return LiteVAE.from_pretrained("photos") if same else None
 

@@ -115,10 +115,12 @@ def adversarial_weight(progress:float, # part of the run that is done, in [0, 1]
 # %% ../../nbs/160_litevae.adversarial.ipynb #a4b3de2a
 def grad_norm(loss:Tensor, # (), with a graph, which is kept
               parameter:Tensor, # a weight
+              scale:float=1., # factor of the loss in the backward pass, against fp16's underflow
              )->Tensor: # (), float32; 0 if the loss does not depend on it
     "Norm of the gradient of a loss at one parameter."
-    grad, = torch.autograd.grad(loss, parameter, retain_graph=True, allow_unused=True)
-    return torch.zeros((), device=parameter.device) if grad is None else grad.float().norm()
+    grad, = torch.autograd.grad(scale*loss, parameter, retain_graph=True, allow_unused=True)
+    if grad is None: return torch.zeros((), device=parameter.device)
+    return grad.float().norm()/scale
 
 # %% ../../nbs/160_litevae.adversarial.ipynb #6f202fd2
 def norm_ratio(rec:Tensor, # (), gradient norm
@@ -135,18 +137,21 @@ def adaptive_weight(rec_loss:Tensor, # (), balanced with the adversarial loss
                     last_layer:Tensor, # weight of the decoder's last layer
                     delta:float=1e-4, # latent diffusion's
                     limit:float=1e4, # latent diffusion's
+                    scale:float=1., # as in `grad_norm`
                    )->Tensor: # () in [0, limit], without gradient
     "VQGAN's ratio of gradient norms (Esser et al. 2021, eq. 7), without its factor 1/2."
-    return norm_ratio(grad_norm(rec_loss, last_layer), grad_norm(g_loss, last_layer), delta, limit)
+    norms = [grad_norm(loss, last_layer, scale) for loss in (rec_loss, g_loss)]
+    return norm_ratio(*norms, delta, limit)
 
 # %% ../../nbs/160_litevae.adversarial.ipynb #bc75b7cd
 def grad_ratios(rec_loss:Tensor, # (), the weighted reconstruction loss
                 terms:dict, # name -> (), unweighted loss terms
                 last_layer:Tensor, # weight of the decoder's last layer
+                scale:float=1., # as in `grad_norm`
                )->dict: # "grad_rec", a norm, and "ratio_NAME" for each term but "kl"
     "Gradient norms of the loss terms at the last layer (LiteVAE, Figure 7), for the log."
-    rec = grad_norm(rec_loss, last_layer)
-    ratios = {f"ratio_{k}": norm_ratio(rec, grad_norm(v, last_layer))
+    rec = grad_norm(rec_loss, last_layer, scale)
+    ratios = {f"ratio_{k}": norm_ratio(rec, grad_norm(v, last_layer, scale))
               for k, v in terms.items() if k != "kl"}
     return {"grad_rec": rec, **ratios}
 
@@ -200,10 +205,10 @@ class AdversarialTask(LiteVAETask):
     def _with_adversary(self, rec_loss, terms, weight, step):
         "The sum with the adversarial term; its weight and, now and then, gradient ratios to log."
         c, last = self.config, self.nets["model"].vae.decoder.conv_out.weight
-        measure = c.norms_every and step % c.norms_every == 0
-        log = grad_ratios(rec_loss, terms, last) if measure else {}
+        measure, scale = c.norms_every and step % c.norms_every == 0, self.run.scale.value
+        log = grad_ratios(rec_loss, terms, last, scale) if measure else {}
         if c.adaptive:
-            weight = weight*adaptive_weight(rec_loss, terms["g_loss"], last)
+            weight = weight*adaptive_weight(rec_loss, terms["g_loss"], last, scale=scale)
         return rec_loss + weight*terms["g_loss"], {**log, "adv_weight": torch.as_tensor(weight)}
 
     def describe(self)->dict: # JSON values
