@@ -226,13 +226,16 @@ class Bench(Command):
     out: str = "results/bench.json" # file for the results
     only: Parts = None # some parts, with commas
     minutes: Optional[Minutes] = None # time to aim at
+    device: str = "cpu" # or cuda: the parts that have something to do there
 
     def run(self):
         from litevae_diffae.bench.run import run_bench
         from litevae_diffae.commands.outputs import claim_json, open_folder
+        from litevae_diffae.hub import check_device
+        check_device(self.device)
         out = claim_json(self.out, ("hardware", "parts"))
         open_folder(out.parent)
-        run_bench(out=out, only=self.only, minutes=self.minutes)
+        run_bench(out=out, only=self.only, minutes=self.minutes, device=self.device)
 
 # %% ../nbs/890_cli.ipynb #85707d5c
 Name = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")]

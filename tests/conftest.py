@@ -25,8 +25,15 @@ def pytest_xdist_make_scheduler(config, log):
     return ByFile(config, log)
 
 
-def pytest_collection_modifyitems(items):
-    "Long files first, the notebooks last: they are many small pieces, and keep all workers busy to the end."
+def pytest_collection_modifyitems(config, items):
+    """Long files first, the notebooks last: they are many small pieces, and keep all workers busy to the end.
+
+    Tests marked `cuda` are left out where there is no NVIDIA GPU."""
+    import torch
+    there = torch.cuda.is_available()
+    left_out = [item for item in items if item.get_closest_marker("cuda") and not there]
+    if left_out: config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in left_out]
     def place(item):
         name = item.path.stem
         return LONG.index(name) if name in LONG else len(LONG) + (name == "test_notebooks")

@@ -1,14 +1,16 @@
 """Everything public on a device that is not the CPU: one JSON line for each thing tried.
 
-    python tests/devices_table.py          # the same as a table to read
+    python tests/devices_table.py          # on the pretended device
+    python tests/devices_table.py cuda     # on a GPU
 
 A verb is tried with its inputs on the CPU and with its inputs on the device; the model is on the device, and
 what comes back must be there too and equal what the CPU says. `tests/test_devices.py` reads the lines.
 """
 import copy
 import json
-import os
+import sys
 import tempfile
+from contextlib import nullcontext
 from pathlib import Path
 
 import pretend_device
@@ -33,7 +35,7 @@ from litevae_diffae.litevae.autoencoder import compute_latent_stats, tiling_erro
 from litevae_diffae.litevae.train import train_litevae
 from litevae_diffae.train import TrainConfig
 
-DEVICE = "sham"
+DEVICE = sys.argv[1] if len(sys.argv) > 1 else "sham"
 noise, line = small.noise, F.normalize(torch.ones(64), dim=0)
 seeded, steps = small.seeded, small.steps
 
@@ -243,7 +245,7 @@ def runs_table():
     "Steps of each trainer, with backward, optimizer, average, checkpoint and images."
     for name, run in RUNS.items():
         torch.manual_seed(0)
-        truth = run()
+        with default_device_is("cpu"): truth = run()
         torch.manual_seed(0)
         with default_device_is(DEVICE): yield from tell("training", name, "cpu", truth, run, True)
 
@@ -260,9 +262,9 @@ def experiments_table():
 
 
 def main():
-    pretend_device.start()
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    with PretendDevice():
+    if DEVICE == "sham": pretend_device.start()
+    torch.backends.cudnn.allow_tf32 = False # the table compares with the CPU
+    with PretendDevice() if DEVICE == "sham" else nullcontext():
         for table in (models_table, metrics_table, runs_table, experiments_table):
             for row in table(): print(json.dumps(row), flush=True)
 

@@ -16,13 +16,16 @@ from litevae_diffae.core import device_of, on_own_device
 KNOWN = {"litevae": 14, "klvae": 11, "ddim": 8, "diffae": 43, "metrics": 13, "training": 4, "experiments": 1}
 
 
-@pytest.fixture(scope="module")
-def rows():
+def table(*device):
     "What was tried, one dict each."
-    run = subprocess.run([sys.executable, str(ROOT / "tests" / "devices_table.py")],
+    run = subprocess.run([sys.executable, str(ROOT / "tests" / "devices_table.py"), *device],
                          capture_output=True, text=True, timeout=500)
     assert run.returncode == 0, run.stderr
     return [json.loads(line) for line in run.stdout.splitlines() if line.startswith("{")]
+
+
+@pytest.fixture(scope="module")
+def rows(): return table()
 
 
 @pytest.mark.parametrize("subject", KNOWN)
@@ -58,3 +61,22 @@ def test_the_decorator_moves_tensors_and_nothing_else():
     assert (x.device.type, name, y.device.type) == ("meta", "b", "meta")
     assert Seen().verb([1])[0] == [1] and Seen.verb.__name__ == "verb"
     with pytest.raises(ValueError, match="module: one with parameters expected, got Identity"): device_of(nn.Identity())
+
+
+@pytest.mark.cuda
+def test_verbs_on_a_gpu():
+    wrong = [row for row in table("cuda") if not row["right"] or not row["error"] < 1e-3]
+    assert not wrong, "\n".join(map(str, wrong))
+
+
+@pytest.mark.cuda
+def test_the_benchmark_on_a_gpu():
+    from litevae_diffae.bench.run import SMALL, part_names, run_bench
+    found = run_bench(None, sizes=SMALL, device="cuda")
+    assert set(found["parts"]) == set(part_names(device="cuda"))
+
+
+def test_tests_of_a_gpu_are_left_out_without_one():
+    run = subprocess.run([sys.executable, "-m", "pytest", "-n", "0", "--collect-only", "-q", __file__],
+                         cwd=ROOT, capture_output=True, text=True)
+    assert ("test_verbs_on_a_gpu" in run.stdout) == torch.cuda.is_available()

@@ -97,7 +97,7 @@ def encoder_functions(names:tuple, # what `build_encoder` takes
     "Every encoder in its own fastest layout."
     functions, chosen, x = {}, {}, x.to(getattr(torch, dtype))
     for name in names:
-        model = build_encoder(name).to(x.dtype)
+        model = build_encoder(name).to(x.device, x.dtype)
         chosen[name] = fastest_layout(model, x)
         own = x.contiguous(memory_format=LAYOUTS[chosen[name]])
         functions[name] = partial(model, own)
@@ -262,7 +262,7 @@ def _norms_compared(x, seconds):
 
 def _steps_compared(encoder, x, dtype, seconds):
     "A training step of an encoder with fused layers and with plain ones."
-    models = {k: to_channels_last(build_encoder(encoder)) for k in ("ours", "plain")}
+    models = {k: to_channels_last(build_encoder(encoder).to(x.device)) for k in ("ours", "plain")}
     with_plain_norms(models["plain"])
     times = in_turns({k: train_function(m, x, dtype) for k, m in models.items()}, 9, seconds)
     return comparison(times, "ours", {"plain": None})
