@@ -15,6 +15,7 @@ from collections.abc import Callable
 from copy import deepcopy
 from functools import wraps
 from importlib.resources import files
+from itertools import chain
 from pathlib import Path
 import numpy as np
 import torch
@@ -42,8 +43,9 @@ def default_device()->torch.device: # cuda, else mps, else cpu
 # %% ../nbs/008_core.ipynb #9de48eab
 def device_of(module:nn.Module, # any module with a parameter or a buffer
              )->torch.device: # that of the first one
-    "Where a module is."
-    for tensor in (*module.parameters(), *module.buffers()): return tensor.device
+    "Device of a module's tensors."
+    tensor = next(chain(module.parameters(), module.buffers()), None)
+    if tensor is not None: return tensor.device
     raise ValueError(f"module: one with parameters expected, got {type(module).__name__}")
 
 # %% ../nbs/008_core.ipynb #15b09c7f

@@ -16,6 +16,9 @@ PACKAGE = Path(litevae_diffae.__file__).parent
 UNNAMED = ("<lambda>", "<listcomp>", "<dictcomp>", "<setcomp>", "<genexpr>")  # parts of the function that they stand in
 
 
+DECORATOR = ("on_own_device.", "device_of")  # around each verb, and read once, in the chapter on core
+
+
 def is_check(code): return code.co_name.lstrip("_").startswith("check_")
 
 
@@ -34,6 +37,7 @@ def walk(call, checks=False):
     def note(frame, event, _):
         code = frame.f_code
         if event != "call" or code in seen or code.co_name in UNNAMED: return
+        if code.co_qualname.startswith(DECORATOR): return
         path = Path(code.co_filename)
         if PACKAGE not in path.parents or (not checks and in_check(frame)): return
         seen[code] = (path.relative_to(PACKAGE).as_posix(), code.co_qualname)

@@ -38,7 +38,6 @@ class DiagonalGaussian:
 
     @property
     def std(self): return torch.exp(0.5 * self.logvar)
-
     @property
     def var(self): return torch.exp(self.logvar)
 
@@ -128,10 +127,8 @@ class AutoencoderConfig:
 
     @property
     def levels(self): return 3
-
     @property
     def spatial_compression_ratio(self): return 2 ** self.levels
-
     @property
     def latent_channels(self): return self.z_channels
 
@@ -209,7 +206,6 @@ class Autoencoder(Pretrained, nn.Module):
 
     @property
     def dtype(self): return next(self.parameters()).dtype
-
     @property
     def device(self): return next(self.parameters()).device
 
@@ -335,7 +331,8 @@ def tiling_error(model:Autoencoder, # after `enable_tiling`
         model.tiling = tiling
     z_tiles, tiles = model.encode(x).latent_dist.mean, model.decode(z).sample
     z, image, z_tiles, tiles = (t.cpu().double() for t in (z, image, z_tiles, tiles))
-    return TilingError(((z_tiles - z).abs().max()/z.std()).item(), (tiles - image).abs().max().item())
+    z_gap, image_gap = (z_tiles - z).abs().max()/z.std(), (tiles - image).abs().max()
+    return TilingError(z_gap.item(), image_gap.item())
 
 # %% ../../nbs/125_litevae.autoencoder.ipynb #3ed17804
 def image_batches(data, # (N, C, H, W) tensor, or tensors, `(image, ...)`, `{"image": ...}`, `Batch`
