@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['OpCounter', 'in_half', 'fused_attention', 'CountedRun', 'StepCost', 'count_step']
 
-# %% ../nbs/087_counting.ipynb #7df3ddae
+# %% ../nbs/087_counting.ipynb #6b0fb4c5
 import weakref
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,14 +16,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.flop_counter import flop_registry
 
-# %% ../nbs/087_counting.ipynb #3bf8f5db
+# %% ../nbs/087_counting.ipynb #703cd3de
 from .crops import Batch
 from .optim import TrainConfig
 from .perceptual import lpips_net
 from .recompute import checkpoint_blocks
 from .train import Task
 
-# %% ../nbs/087_counting.ipynb #464bb256
+# %% ../nbs/087_counting.ipynb #b31a09c8
 _aten = torch.ops.aten
 _fused = _aten._scaled_dot_product_flash_attention_for_cpu
 _fused_backward = _aten._scaled_dot_product_flash_attention_for_cpu_backward
@@ -77,7 +77,7 @@ class OpCounter(TorchDispatchMode):
 
     def _forget(self, key): self.now -= self.sizes.pop(key)
 
-# %% ../nbs/087_counting.ipynb #e4c366f8
+# %% ../nbs/087_counting.ipynb #effd701c
 def in_half(net:nn.Module, # on the meta device; changed in place
            )->None:
     "Make a network keep what it would keep under autocast."
@@ -91,7 +91,7 @@ def in_half(net:nn.Module, # on the meta device; changed in place
 
 def _is_float(t): return isinstance(t, Tensor) and t.is_floating_point()
 
-# %% ../nbs/087_counting.ipynb #9a6fba9d
+# %% ../nbs/087_counting.ipynb #18bdfae0
 @contextmanager
 def fused_attention():
     "Inside, attention on the meta device keeps queries, keys, values and output, and no matrix."
@@ -107,7 +107,7 @@ def fused_attention():
     finally:
         F.scaled_dot_product_attention = plain
 
-# %% ../nbs/087_counting.ipynb #9c165b0d
+# %% ../nbs/087_counting.ipynb #918df35c
 class CountedRun:
     "Stand-in for a Trainer, which notes the bytes that are kept when a backward pass begins."
     n_steps = 100
@@ -133,7 +133,7 @@ class CountedRun:
         if self.clear:
             self.nets[name].zero_grad()
 
-# %% ../nbs/087_counting.ipynb #9f266662
+# %% ../nbs/087_counting.ipynb #90b2f7bc
 @dataclass(frozen=True)
 class StepCost:
     "A training step, counted."
@@ -141,6 +141,7 @@ class StepCost:
     kept: int # bytes, for the backward pass
     peak: int # bytes at the peak, with all gradients that are there then
 
+# %% ../nbs/087_counting.ipynb #9a0b3e88
 def count_step(task:Task, # on the meta device; changed
                batch, # as `train_step` takes it, on the meta device
                config:TrainConfig, # precision, checkpointing and accumulation count

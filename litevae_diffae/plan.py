@@ -7,7 +7,7 @@ __all__ = ['VAES', 'DIFFUSION', 'PLANNED', 'ADVERSARY', 'GPUS', 'UTILISATION', '
            'make_task', 'GPU', 'Plan', 'plan_training', 'fitting_plan', 'duration', 'options_of', 'way_out',
            'check_gpu', 'free_gigabytes', 'on_card', 'report', 'training_growth']
 
-# %% ../nbs/835_plan.ipynb #94a2b211
+# %% ../nbs/835_plan.ipynb #df3a54ea
 import copy
 import gc
 import os
@@ -17,7 +17,7 @@ from functools import lru_cache, partial
 from pathlib import Path
 import torch
 
-# %% ../nbs/835_plan.ipynb #6ecee3ef
+# %% ../nbs/835_plan.ipynb #2760db06
 from .core import n_params
 from .counting import count_step
 from .crops import Batch
@@ -38,7 +38,7 @@ from .pretrained import find_class
 from .timing import peak_rss
 from .train import Task, Trainer
 
-# %% ../nbs/835_plan.ipynb #d8351a7b
+# %% ../nbs/835_plan.ipynb #00bb4cab
 VAES, DIFFUSION = (LiteVAE, KLVAE), (DDIM, DiffAE)
 PLANNED = (*VAES, *DIFFUSION, LatentDDIM) # classes whose training is known
 
@@ -59,7 +59,7 @@ def find_config(model, # preset, shipped name, folder, Hub id, or a configuratio
     sized = {"image_size": size} if size and cls in DIFFUSION else {}
     return cls, preset_config(cls, model, pairs, **sized)
 
-# %% ../nbs/835_plan.ipynb #77bee91e
+# %% ../nbs/835_plan.ipynb #b6b0fa4b
 def run_settings(cls:type, # class of the model
                  name:str, # preset or shipped name; "" has the paper's recipe
                 )->TrainConfig: # as `train` takes them if nothing is said
@@ -67,7 +67,7 @@ def run_settings(cls:type, # class of the model
     if cls in VAES: return recipe(name).config
     return prior_recipe(name) if cls is LatentDDIM else diffae_recipe(name)
 
-# %% ../nbs/835_plan.ipynb #174d9ce9
+# %% ../nbs/835_plan.ipynb #0e7ea3c8
 ADVERSARY = AdversarialConfig(start=0., warmup=0., ramp=0., norms_every=0) # at work at once
 
 def make_task(cls:type, # class of the model
@@ -92,7 +92,7 @@ def _discriminator(kind, in_channels, size, device):
     "A discriminator, which takes long to make, on the current device."
     return fitting_discriminator(kind, in_channels, size)
 
-# %% ../nbs/835_plan.ipynb #b7fe0b37
+# %% ../nbs/835_plan.ipynb #72aeee6f
 @dataclass(frozen=True)
 class GPU:
     "A graphics card."
@@ -107,7 +107,7 @@ GPUS = {"t4": GPU("T4", 15., 65., 8.1, bf16=False), "l4": GPU("L4", 22.5, 121., 
 UTILISATION = 0.25 # of the data sheet's speed: our assumption
 LIBRARIES_GB = 1. # CUDA's context, cuDNN's workspace, gaps between tensors: our assumption
 
-# %% ../nbs/835_plan.ipynb #765c80fb
+# %% ../nbs/835_plan.ipynb #02f829b6
 @dataclass(frozen=True)
 class Plan:
     "Needs of a training run."
@@ -150,7 +150,7 @@ class Plan:
         images = self.steps()*c.batch_size*c.grad_accum
         return 2e9*self.gmacs*images/speed/3600
 
-# %% ../nbs/835_plan.ipynb #71b133fe
+# %% ../nbs/835_plan.ipynb #0abcf09b
 def plan_training(model, # preset, shipped name, folder, Hub id, or a configuration
                   size:int|None=None, # pixels of a training crop; None: the recipe's
                   adversary:str|None=None, # "unet", "patch" or "stylegan", against a VAE
@@ -196,7 +196,7 @@ def _empty_batch(cls, fields, size, n):
     x = torch.empty(n, fields.in_channels, size, size, device="meta")
     return Batch(x.contiguous(memory_format=torch.channels_last), None, None)
 
-# %% ../nbs/835_plan.ipynb #9ad4ed87
+# %% ../nbs/835_plan.ipynb #d093b7b8
 def fitting_plan(plan:Plan, # what the run needs as it is wanted
                  gigabytes:float, # that a GPU has free
                 )->Plan|None: # with other `batch_size` and `grad_accum`; None: no batch fits
@@ -210,13 +210,13 @@ def fitting_plan(plan:Plan, # what the run needs as it is wanted
         if found.needs_gb <= gigabytes: return found
     return None
 
-# %% ../nbs/835_plan.ipynb #8d9bb726
+# %% ../nbs/835_plan.ipynb #632b39c3
 def duration(hours:float)->str: # in words
     "Say hours in a unit that suits."
     if hours < 2: return f"{60*hours:,.0f} minutes"
     return f"{hours:,.0f} hours" if hours < 96 else f"{hours/24:,.0f} days"
 
-# %% ../nbs/835_plan.ipynb #b9f0ea1a
+# %% ../nbs/835_plan.ipynb #7b437330
 def options_of(plan:Plan, # that fits
               )->str: # such as "--batch-size 8 --grad-accum 2"
     "Options of `train` for the batch of a plan."
@@ -225,7 +225,7 @@ def options_of(plan:Plan, # that fits
     parts += [f"--grad-accum {c.grad_accum}"] if c.grad_accum > 1 else []
     return " ".join(parts + ["--checkpointing"]*c.checkpointing)
 
-# %% ../nbs/835_plan.ipynb #6fafd0dc
+# %% ../nbs/835_plan.ipynb #10cd8a56
 def way_out(plan:Plan, # that does not fit
             gigabytes:float, # that a GPU has free
             gpu:str|None=None, # a key of `GPUS`, to say hours too
@@ -243,7 +243,7 @@ def _way(plan, gpu):
     hours = f" and {duration(plan.hours(gpu))}" if gpu else ""
     return f"{options_of(plan)} needs {plan.needs_gb:.1f} GB{hours}"
 
-# %% ../nbs/835_plan.ipynb #1bc3e72e
+# %% ../nbs/835_plan.ipynb #ec9211e2
 def check_gpu(plan:Plan, # what the run needs
               gigabytes:float, # that the GPU has free
              )->None:
@@ -253,12 +253,12 @@ def check_gpu(plan:Plan, # what the run needs
     raise ValueError(f"memory: {what} needs about {plan.needs_gb:.1f} GB, this GPU has "
                      f"{gigabytes:.1f} GB free; {way_out(plan, gigabytes)}")
 
-# %% ../nbs/835_plan.ipynb #41b1285c
+# %% ../nbs/835_plan.ipynb #100180ec
 def free_gigabytes()->float|None: # None: no GPU
     "Memory that the GPU has free, or None where training would not use one."
     return torch.cuda.mem_get_info()[0]/1e9 if torch.cuda.is_available() else None
 
-# %% ../nbs/835_plan.ipynb #67fe9989
+# %% ../nbs/835_plan.ipynb #a7715e87
 def on_card(plan:Plan, # what the run needs
             gpu:str, # a key of `GPUS`
            )->str: # a line
@@ -271,7 +271,7 @@ def on_card(plan:Plan, # what the run needs
     return (f"{card.name}, {card.gigabytes:g} GB: too small; "
             f"{way_out(plan, card.gigabytes, gpu)}")
 
-# %% ../nbs/835_plan.ipynb #432dcd2e
+# %% ../nbs/835_plan.ipynb #afca0407
 def report(plan:Plan, # what the run needs
            gpus:tuple=tuple(GPUS), # keys of `GPUS`
           )->str: # some lines
@@ -292,7 +292,7 @@ def report(plan:Plan, # what the run needs
         *(on_card(p, gpu) for gpu in gpus)]
     return "\n".join(lines)
 
-# %% ../nbs/835_plan.ipynb #ec8c8184
+# %% ../nbs/835_plan.ipynb #07991c90
 def training_growth(model:str, # preset
                     size:int, # pixels
                     batch_size:int, # images
