@@ -21,6 +21,8 @@ def zero_layer(layer:nn.Module)->None: # a convolution or linear layer with a bi
 # %% ../nbs/020_layers.ipynb #1a73ed41
 class ResBlock(nn.Module):
     "Pre-activation residual block (LiteVAE App. G) with the names of diffusers' `ResnetBlock2D`."
+    recomputed = True # by `checkpoint_blocks`
+
     def __init__(self,
                  c_in:int, # channels of the input
                  c_out:int, # channels of the output
@@ -51,6 +53,8 @@ class ResBlock(nn.Module):
 # %% ../nbs/020_layers.ipynb #ff5dd4c5
 class Attention(nn.Module):
     "Self-attention over all pixels, with the names in the middle of diffusers' `AutoencoderKL`."
+    recomputed = True # by `checkpoint_blocks`
+
     def __init__(self,
                  channels:int, # C
                  n_heads:int=1, # divides C

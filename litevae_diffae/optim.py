@@ -67,6 +67,7 @@ class TrainConfig(RunLength):
     precision:str = "auto"        # or "fp32", "bf16", "fp16"
     channels_last:bool = True     # memory layout of images and weights, the faster for convolutions
     compile:bool = False          # compile the networks (torch.compile); files stay the same
+    checkpointing:bool = False    # compute blocks again in the backward pass: less memory
     seed:int = 0                  # data, noise and everything else; 0..2**32-1
     n_workers:int = 0             # processes that load data
     log_every:int = 50            # steps between lines of log.jsonl

@@ -32,6 +32,7 @@ from .files import atomic_folder
 from .monitor import (LogLine, LossScale, TrainingStopped, check_values,
                                     find_culprit, over_processes, plan_steps)
 from .optim import EMA, TrainConfig, adam, lr_factor, pick_precision, set_lr
+from .recompute import checkpoint_blocks, undo_checkpoints
 from .resume import (agree, claimed, enter_folder, from_main, give_up, image_counts,
                                    load_checkpoint, say_images, write_checkpoint, write_row)
 from .viz import save_png
@@ -97,9 +98,10 @@ def local_part(batch, # tensor (B, ...), a named tuple of such, or None
 # %% ../nbs/068_train.ipynb #85c417bf
 def unwrap(net:nn.Module, # trained
           )->None:
-    "Take off what Accelerate and `torch.compile` put on a network; eval mode."
+    "Take off what Accelerate, `torch.compile` and checkpointing put on a network; eval mode."
     for name in ("forward", "_original_forward", "_compiled_call_impl"):
         net.__dict__.pop(name, None)
+    undo_checkpoints(net)
     net.eval()
 
 # %% ../nbs/068_train.ipynb #b7ac8d57
@@ -135,7 +137,8 @@ def headline(run # a Trainer, connected
             f"a step | lr {c.lr:g} | {length}")
 
 # %% ../nbs/068_train.ipynb #8bc2ad94
-FREE = {"log_every", "grid_every", "save_every", "n_workers", "log_with", "compile"} # may change
+FREE = {"log_every", "grid_every", "save_every", "n_workers", "log_with", "compile",
+        "checkpointing"} # may change
 
 class Trainer:
     "Runs a task: device, precision, clipping, weight average, log, images, checkpoints."
@@ -231,8 +234,10 @@ class Trainer:
             load_checkpoint(self, folder, state)
 
     def _wrap(self, net):
-        "A network for training: compiled if asked for, in mixed precision, on all processes."
+        "A network for training: checkpointed or compiled if asked for, in mixed precision."
         net.train()
+        if self.config.checkpointing:
+            checkpoint_blocks(net)
         if self.config.compile:
             net.compile()
         return self.acc.prepare_model(net)

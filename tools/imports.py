@@ -17,10 +17,10 @@ FLOORS = {"shared": "what every model needs: files, settings, images, data, trai
           "litevae": "wavelets, LiteVAE, its training",
           "diffusion": "schedule, samplers, U-Net, DDIM",
           "diffae": "semantic codes, Diff-AE, its training, editing",
-          "hub interop commands": "any model by name; what the commands do",
+          "hub interop plan commands": "any model by name; what a run costs; what the commands do",
           "experiments bench demo": "tables of the papers, benchmarks, report and app",
           "cli": "the command line"}
-TOPS = ("hub", "interop", "cli")  # modules of the top folder that belong to no model
+TOPS = ("hub", "interop", "plan", "cli")  # modules of the top folder that belong to no model
 LAZY = {"cli"}  # imports what a command needs when it is called
 
 

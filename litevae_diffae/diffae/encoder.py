@@ -13,6 +13,8 @@ from ..diffusion.blocks import haar_stem, norm, resample, way_down
 # %% ../../nbs/300_diffae.encoder.ipynb #ef618abe
 class EncoderBlock(nn.Module):
     "First half of a residual block; `mode='down'` halves both branches before the convolution."
+    recomputed = True # by `checkpoint_blocks`
+
     def __init__(self,
                  c_in:int, # channels of the input
                  c_out:int, # channels of the output

@@ -73,6 +73,8 @@ def attend(q:Tensor, # (B, heads, N, d) queries
 # %% ../../nbs/225_diffusion.blocks.ipynb #419f0c11
 class AttentionBlock(nn.Module):
     "Self-attention over spatial positions with a residual connection."
+    recomputed = True # by `checkpoint_blocks`
+
     def __init__(self,
                  channels:int, # C, divisible by `n_heads`
                  n_heads:int=1, # parts of the channels that attend on their own

@@ -58,6 +58,8 @@ def dropout(x:Tensor, # any shape
 # %% ../../nbs/230_diffusion.unet.ipynb #ebd0b699
 class UNetBlock(nn.Module):
     "Residual block with AdaGN: time scales and shifts, z_sem scales."
+    recomputed = True # by `checkpoint_blocks`
+
     def __init__(self,
                  c_in:int, # channels of the input
                  c_out:int, # channels of the output

@@ -49,6 +49,8 @@ class Gate(nn.Module):
 # %% ../../nbs/700_litevae.extractors.ipynb #a1ab9128
 class NAFBlock(nn.Module):
     "Residual block without an activation function (NAFNet, Figure 3)."
+    recomputed = True # by `checkpoint_blocks`
+
     def __init__(self, channels:int): # C
         super().__init__()
         self.norm1 = ChannelNorm(channels)
@@ -94,6 +96,8 @@ class FeatureNAFNet(nn.Module):
 # %% ../../nbs/700_litevae.extractors.ipynb #20042fd1
 class TransformerBlock(nn.Module):
     "Pre-norm transformer block: attention over all tokens, then an MLP (ViT, equations 2 and 3)."
+    recomputed = True # by `checkpoint_blocks`
+
     def __init__(self,
                  channels:int, # C
                  n_heads:int, # divides C

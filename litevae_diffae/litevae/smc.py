@@ -83,6 +83,8 @@ def fold_smc(model:nn.Module, # any module; may itself be an `SMC`
 # %% ../../nbs/110_litevae.smc.ipynb #ed852433
 class SMCResBlock(nn.Module):
     "Residual block without normalisation: twice SiLU and 3x3 `SMC`, plus skip (appendix G)."
+    recomputed = True # by `checkpoint_blocks`
+
     def __init__(self,
                  c_in:int, # input maps
                  c_out:int, # output maps
