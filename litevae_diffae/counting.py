@@ -18,6 +18,7 @@ from torch.utils.flop_counter import flop_registry
 
 # %% ../nbs/087_counting.ipynb #703cd3de
 from .crops import Batch
+from .monitor import LossScale
 from .optim import TrainConfig
 from .perceptual import lpips_net
 from .recompute import checkpoint_blocks
@@ -110,7 +111,7 @@ def fused_attention():
 # %% ../nbs/087_counting.ipynb #918df35c
 class CountedRun:
     "Stand-in for a Trainer, which notes the bytes that are kept when a backward pass begins."
-    n_steps = 100
+    n_steps, scale = 100, LossScale()
 
     def __init__(self,
                  task:Task, # on the meta device

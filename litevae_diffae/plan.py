@@ -303,7 +303,7 @@ def training_growth(model:str, # preset
     _train_steps("litevae-tiny", 32, 1, "patch", False)
     _train_steps("ddim-tiny", 32, 1, None, False)
     gc.collect()
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    pages = int(Path("/proc/self/statm").read_text(encoding="utf-8").split()[1])
     base = pages*os.sysconf("SC_PAGE_SIZE")
     _train_steps(model, size, batch_size, adversary, checkpointing)
     return (peak_rss() - base)/1e9

@@ -161,7 +161,7 @@ def checkpoints():
 @given(st.data())
 def test_checkpoints(checkpoints, tmp_path_factory, data):
     from litevae_diffae.saved import read_saved
-    path = tmp_path_factory.getbasetemp() / "last.ckpt"
+    path = tmp_path_factory.mktemp("weights") / "last.ckpt"
     path.write_bytes(data.draw(damaged(data.draw(st.sampled_from(checkpoints)))))
     try: read_saved(path)
     except (ValueError, OSError) as e: one_line(e, "last.ckpt")

@@ -54,7 +54,7 @@ def diffae(**fields):
     codes = Codes.of(torch.randn(60, 64), attributes=attributes, names=("A", "B"))
     model.prior = awake(LatentDDIM.from_preset("latent-tiny"))
     model.prior.set_stats(codes.z_sem)
-    model.classifier, model.editor = fit_classifier(codes), fit_editor(codes, n_axes=8, hidden=16, epochs=1)
+    model.classifier, model.editor = fit_classifier(codes, n_samples=3200), fit_editor(codes, n_axes=8, hidden=16, epochs=1)
     return model
 
 
