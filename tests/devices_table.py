@@ -29,6 +29,8 @@ from litevae_diffae.diffae.prior import train_prior
 from litevae_diffae.diffae.train import swap_probe, train_diffae
 from litevae_diffae.distances import alexnet_features
 from litevae_diffae.experiments import measures
+from litevae_diffae.experiments.records import find_experiments
+from litevae_diffae.experiments.runs import run_row, toy
 from litevae_diffae.litevae.adversarial import AdversarialConfig, train_adversarial
 from litevae_diffae.litevae.analysis import decoder_imbalance, latent_mmd, latent_spectrum
 from litevae_diffae.litevae.autoencoder import compute_latent_stats, tiling_error
@@ -250,15 +252,25 @@ def runs_table():
         with default_device_is(DEVICE): yield from tell("training", name, "cpu", truth, run, True)
 
 
+def toy_row():
+    "PSNR that a row of a table finds at toy size."
+    config = toy(find_experiments()["t17"].rows("small")[0].config)
+    with tempfile.TemporaryDirectory() as folder: return torch.tensor(run_row(config, 0, folder)["psnr"])
+
+
 def experiments_table():
-    "What experiments measure of a model."
+    "A row of an experiment, trained and measured, and what experiments measure of a model."
+    truth = toy_row()
+    with default_device_is(DEVICE): yield from tell("experiments", "run_row", "cpu", truth, toy_row, False)
     torch.manual_seed(0)
     here = small.models["litevae"]()
     there, x = copy.deepcopy(here).to(DEVICE), small.image()
-    names = ("reconstruct_crops",)
-    for name in names:
+    for name in ("reconstruct_crops", "imbalance_scores"):
         f = getattr(measures, name)
-        yield from tell("experiments", name, "cpu", f(here, x), lambda: f(there, x), False)
+        def numbers(model, f=f): # a tensor, or a dict of numbers
+            found = f(model, x)
+            return found if isinstance(found, torch.Tensor) else torch.tensor(list(found.values()))
+        yield from tell("experiments", name, "cpu", numbers(here), lambda: numbers(there), False)
 
 
 def main():

@@ -13,7 +13,7 @@ from torch import nn
 
 from litevae_diffae.core import device_of, on_own_device
 
-KNOWN = {"litevae": 14, "klvae": 11, "ddim": 8, "diffae": 43, "metrics": 13, "training": 4, "experiments": 1}
+KNOWN = {"litevae": 14, "klvae": 11, "ddim": 8, "diffae": 43, "metrics": 13, "training": 4, "experiments": 3}
 
 
 def table(*device):

@@ -24,6 +24,7 @@ EXTRAS = {"042_avatars": "avatars", "665_experiments.editing": "avatars",
 PACKAGES = {"830_interop": "diffusers", "840_bench.vae": "ptwt diffusers",
             "855_bench.run": "ptwt diffusers", "175_litevae.cost": "diffusers"}
 CPU_GMACS, T4_GMACS = 30, 1000 # a second: one core, and a T4's 8.1 TFLOP/s at a quarter of its peak
+MOST_GMACS = 200 # a second, of one core: more were only counted, on the meta device
 BEGIN, END = "<!-- cost -->", "<!-- end of cost -->"
 
 
@@ -37,6 +38,7 @@ def cost_line(cost):
     "What a run of a notebook takes, as one paragraph."
     seconds, gmacs = cost["cpu_seconds"], cost["gmacs"]
     here = f"{duration(seconds)} of one CPU core and {cost['memory_gb']:.1f} GB of memory (measured)"
+    if gmacs > MOST_GMACS*seconds: gmacs = 0
     networks = min(0.9*seconds, gmacs/CPU_GMACS)
     if networks < 5: return f"*A full run takes {here}; a GPU is used if there is one, and saves little.*"
     t4 = seconds - networks + gmacs/T4_GMACS
@@ -56,8 +58,10 @@ def install_cell(name, first):
                       f"    get_ipython().system(f'pip install -qU {what}')"])
 
 
-def is_install(cell): return cell["cell_type"] == "code" and "google.colab" in "".join(cell["source"]) and \
-    "pip install" in "".join(cell["source"])
+def is_install(cell):
+    "Whether a cell installs the package on Colab."
+    source = "".join(cell["source"])
+    return cell["cell_type"] == "code" and "google.colab" in source and "pip install" in source
 
 
 def begun(name, nb, costs):
