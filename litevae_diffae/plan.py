@@ -171,8 +171,8 @@ def plan_training(model, # preset, shipped name, folder, Hub id, or a configurat
     return Plan(name or cls.__name__, size, cls is LatentDDIM, adversary, c, n, cost.flop/2e9,
                 n*(4 if c.precision == "fp32" else 6)/1e9, 8*trained/1e9,
                 4*averaged*bool(c.ema)/1e9, cost.kept/1e9, (cost.peak - cost.kept)/1e9,
-                partial(plan_training, fields, size, adversary, weights=weights or r.weights,
-                        freeze_encoder=freeze_encoder, name=name))
+                lru_cache(partial(plan_training, fields, size, adversary, name=name,
+                                  weights=weights or r.weights, freeze_encoder=freeze_encoder)))
 
 def _training_size(cls, fields, size, adversary):
     "Side of the images, or size of the codes; `ValueError` if they can't be trained on."

@@ -43,6 +43,7 @@ seeded, steps = small.seeded, small.steps
 
 
 FACES = torch.randint(256, (20, 16, 16, 3), dtype=torch.uint8, generator=seeded()).numpy()
+PHOTOS = torch.randint(256, (20, 40, 48, 3), dtype=torch.uint8, generator=seeded()).numpy()
 
 
 def wide(x): return torch.cat([x, x], -1)
@@ -215,15 +216,15 @@ def run_litevae():
     config = TrainConfig(steps=2, batch_size=2, log_every=1, save_every=1, ema=0.9)
     model = small.models["litevae"]()
     with tempfile.TemporaryDirectory() as out:
-        train_litevae(model, "photos", Path(out)/"run", config, size=32, progress=False)
+        train_litevae(model, PHOTOS, Path(out)/"run", config, size=32, stats_images=8, progress=False)
     return flat(model)
 
 
 def run_adversarial():
     config = TrainConfig(steps=2, batch_size=2, log_every=1)
     model = small.models["litevae"]()
-    train_adversarial(model, "photos", None, config, AdversarialConfig(start=0.), size=32,
-                      progress=False)
+    train_adversarial(model, PHOTOS, None, config, AdversarialConfig(start=0.), size=32,
+                      stats_images=8, progress=False)
     return flat(model)
 
 

@@ -20,8 +20,7 @@ NBS = notebooks(ROOT / "nbs")
 SHORT, LONG, TIMEOUT = 20, 60, 300  # seconds: of one processor for most notebooks, for the named ones, and by the clock on a busy machine
 LONG_ONES = ("155_litevae.train.ipynb", "380_diffae.show.ipynb", "860_demo.report.ipynb", "890_cli.ipynb", "850_bench.diffusion.ipynb",
              "170_litevae.analysis.ipynb", "tutorials/diffae_questions.ipynb")
-ON_A_DEVICE = ("310_diffae.latent.ipynb", "350_diffae.train.ipynb", "380_diffae.show.ipynb", "experiments/diffae_samples.ipynb",
-               "tutorials/litevae_own_photos.ipynb")
+ON_A_DEVICE = ("310_diffae.latent.ipynb", "380_diffae.show.ipynb", "experiments/diffae_samples.ipynb", "tutorials/litevae_own_photos.ipynb")
 USER_REPO = "litevae-diffae/litevae_diffae"
 BADGE = "[![Open In Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/{}/blob/main/nbs/{})"
 INSTALL = ("#| hide", "#| eval: false", "import sys", 'if "google.colab" in sys.modules:', "pip install -qU")

@@ -144,7 +144,7 @@ def model_of_row(config:dict, # a row that trains
 # %% ../../nbs/610_experiments.runs.ipynb #dd7b87f8
 toy_sizes = dict(batch_size=2, n=5, fd_size=32, log_every=1, rounds=1, batch=1, whole=1,
                  symmetry=128, steps=2, sizes=[32])
-toy_widths = ("decoder_channels", "block_out_channels") # a quarter of them, and at least 8
+toy_widths = ("decoder_channels", "block_out_channels", "channels") # a quarter, and at least 8
 
 def _narrow(width):
     "A quarter of a width, or of each of several."
@@ -161,7 +161,7 @@ def toy(config:dict)->dict: # a row's -> the same keys, and `stats_images`
         out["measure"]["latent"] = 8
     if "phases" in out:
         steps = 4 if "adversarial" in out else 2
-        out["phases"] = [dict(size=phase["size"], steps=steps) for phase in out["phases"]]
+        out["phases"] = [dict(size=min(64, p["size"]), steps=steps) for p in out["phases"]]
         out["stats_images"] = 8
     if "adversarial" in out:
         out["adversarial"] |= dict(start=0., warmup=.25, ramp=0.)
