@@ -22,8 +22,9 @@ from conftest import ROOT
 from test_notebooks import USER_REPO
 from website.build import (check_out, copy_project, heading_anchor, lost_links, process,
                            read_sources, render, settings)
-from website.convert import (Code, Definition, Markdown, Page, Site, convert_markdown, is_folded,
-                             minutes, read_parts, split_definitions, text, to_markdown, to_notebook)
+from website.convert import (Code, Definition, Markdown, Page, Site, convert_code, convert_markdown,
+                             exercises, is_folded, minutes, read_parts, split_definitions, text,
+                             to_markdown, to_notebook)
 from website.sections import notebooks, page_name, reading_order, sections
 
 CFG = settings(ROOT)
@@ -494,6 +495,26 @@ def test_the_short_path_takes_the_hours_it_says(sources):
     words = ("no", "one", "two", "three", "four", "five", "six")
     assert len(chapters) == 13 and f"About {words[hours]} hours" in listed
     assert f"{hours} hours" in first
+
+
+@pytest.mark.parametrize("nb", [nb for nb in NBS if re.match(r"[123]\d\d_", nb.name)], ids=str)
+def test_a_chapter_is_read_in_a_quarter_of_an_hour(sources, built, nb):
+    "And its page says so, with the number of its exercises."
+    page = sources.pages[nb]
+    assert minutes(page) <= 15
+    said = (built.out / f"{page.name}.html").read_text(encoding="utf-8")
+    assert f"<span>{minutes(page)} min to read</span> <span>{len(exercises(page))} exercises</span>" in said
+
+
+def test_answers_are_folded_and_not_counted():
+    answer = code("# @title Answer 2\n" + "x = 1\n"*40, PICTURE)
+    part, = read_parts([answer])
+    made = convert_code(part)
+    assert is_folded(part) and made["metadata"]["tags"] == ["hide-cell"] and "@title" not in made["source"]
+    assert made["metadata"]["mystnb"]["code_prompt_show"] == "Answer 2"
+    asked = Markdown("**Exercise 1, predict.** What?")
+    page = Page(NBS[0], "x", "X", "", [asked, part])
+    assert minutes(page) == 1 and exercises(page) == [("1", "predict")]
 
 
 def test_reading_minutes():

@@ -17,6 +17,8 @@ WORDS_A_MINUTE = 200
 CODE_LINES_A_MINUTE = 20
 FIGURE_SECONDS = 10
 FOLDED_FIGURE_LINES = 8  # a longer cell that draws is folded
+ANSWER = re.compile(r"# @title (Answer(?: \d+)?)\n") # first line: folded, on Colab too
+EXERCISE = re.compile(r"^\*\*Exercise (\d+), (predict|change|break)\.\*\*", flags=re.M)
 
 
 class Doc(NamedTuple):
@@ -160,8 +162,12 @@ def has_figure(outputs):
     return any(mime.startswith("image/") for out in outputs for mime in out.get("data", {}))
 
 
+def is_answer(part): return ANSWER.match(part.source) is not None
+
+
 def is_folded(part):
-    "Whether the code of a cell is folded away: imports, helpers, and long cells that draw."
+    "Whether the code of a cell is folded away: imports, helpers, answers, long cells that draw."
+    if is_answer(part): return True
     if "code-fold" in part.options: return part.options["code-fold"] == "true"
     lines = [line for line in part.source.splitlines() if line.strip()]
     try: nodes = ast.parse(part.source).body
@@ -172,6 +178,7 @@ def is_folded(part):
 
 def prompt(part):
     "What the fold of a cell says."
+    if is_answer(part): return ANSWER.match(part.source)[1]
     if has_figure(part.outputs): return "Show the code of this figure"
     return "Show the imports" if re.match(r"(?:import|from) ", part.source) else "Show the helpers"
 
@@ -184,10 +191,16 @@ def minutes(page):
         elif isinstance(part, Definition):
             lines += len([s for s in part.source.splitlines() if s.strip()])
         else:
-            figures += has_figure(part.outputs)
+            figures += has_figure(part.outputs) and not is_answer(part)
             if not is_folded(part): lines += len([s for s in part.source.splitlines() if s.strip()])
     total = words/WORDS_A_MINUTE + lines/CODE_LINES_A_MINUTE + figures*FIGURE_SECONDS/60
     return max(1, round(total))
+
+
+def exercises(page):
+    "(number, kind) of the exercises of a page."
+    return [found for part in page.parts if isinstance(part, Markdown)
+            for found in EXERCISE.findall(part.text)]
 
 
 # ---- Markdown of the notebooks as MyST
@@ -255,13 +268,13 @@ def convert_code(part):
             if options.get(key) == value]
     meta = {}
     if is_folded(part) and "remove-input" not in tags:
-        tags.append("hide-input")
+        tags.append("hide-cell" if is_answer(part) else "hide-input")
         meta |= {"code_prompt_show": options.get("code-summary", prompt(part)),
                  "code_prompt_hide": "Hide"}
     figure = {"caption": options.get("fig-cap"), "name": options.get("label")}
     if any(figure.values()): meta["figure"] = {k: v for k, v in figure.items() if v}
     if "fig-alt" in options: meta["image"] = {"alt": options["fig-alt"]}
-    return code_cell(part.source, part.outputs, tags=tags, mystnb=meta)
+    return code_cell(ANSWER.sub("", part.source, count=1), part.outputs, tags=tags, mystnb=meta)
 
 
 def convert_definition(part, page, site):
@@ -283,7 +296,8 @@ def convert_definition(part, page, site):
 def page_head(page, site):
     "Title, sentence, and a line with the minutes and where the page is written."
     source = f"nbs/{page.source.as_posix()}"
-    line = [f"{minutes(page)} min to read",
+    n = len(exercises(page))
+    line = [f"{minutes(page)} min to read", *([f"{n} exercises"] if n else []),
             f'<a href="{site.repo}/blob/main/{source}">{source}</a>']
     says = f"*{page.says}*\n\n" if page.says else ""
     if page.name == "index": return f"# {page.title}\n\n{says}"
