@@ -145,7 +145,7 @@ def _try_lock(f):
 def locked(folder:str|Path, # made if missing
            what:str="", # what is waited for, for the note on stderr
           ):
-    "Inside the `with` no other process is inside that of the same folder; it waits at the door."
+    "Inside the `with` no other process is inside that of the same folder; it waits."
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -128,7 +128,7 @@ def _set_protocol(name, size, counts, **notes):
     floor = f"the same distance from the real images to {n_held_out} held-out real images"
     return {"name": name,
             "features": "AlexNet (torchvision, ImageNet), last convolution after ReLU, "
-                        "averaged over the picture, 256-d",
+                        "averaged over the image, 256-d",
             "input": f"resized to {size} x {size}, bilinear, antialiased",
             "n_real": n_real, "n_other": n_other, **notes,
             "floor": floor if n_held_out else None,

@@ -3,6 +3,7 @@ import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from conftest import ROOT
@@ -86,3 +87,58 @@ def test_a_tutorial_ends_with_a_check(nb):
 def test_answers_are_folded():
     run = subprocess.run([sys.executable, str(ROOT / "tools" / "answers.py"), "--check"], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
+
+
+# ---- words
+
+AVOID = {
+    r"\bpictures?\b": "image", r"\bprocessors?\b": "CPU", r"\bperceptrons?\b": "MLP", r"\bbells?\b": "Gaussian",
+    r"(?<!standard )(?<!standard-)\bdeviations?\b(?!`)": "standard deviation", r"\bartifacts?\b": "artefact",
+    r"\bblobs?\b(?! artefact)(?!/main)": "blob artefact", r"\bturn(?:s|ed)? by\b": "rotate", r"\bdear(?:er|est)\b": "expensive",
+    r"\bquick(?:er|est)\b": "faster", r"\bnobody (?:listens|hears|asks)\b": "say what does not happen", r"\blights? (?:go|goes|went) out\b": "say what ends",
+    r"\bslip of the pen\b": "mistake", r"\bin small\b(?! \w)": "at small scale", r"\bdoors?\b": "function", r"\bof the house\b": "of the project"}
+FIGURES = Path("024_viz.ipynb")  # its subject are pictures
+
+
+def prose(nb):
+    "(cell, sentence) of what a notebook says: its Markdown without code and addresses, its captions, comments and docstrings."
+    for i, cell in enumerate(cells(nb)):
+        said = text(cell["source"])
+        if cell.get("id") == "next-chapter": continue # a title
+        if cell["cell_type"] == "markdown":
+            said = re.sub(r"```.*?```|`[^`\n]*`|\]\([^)]*\)|\$[^$]*\$", " ", said, flags=re.S)
+        else: said = "\n".join(re.findall(r"^#\| *fig-\w+:.*$|(?<!\S)# .*$|^ *\"[A-Z][^\"\n]*\.\"$", said, flags=re.M))
+        yield i, said
+
+
+@pytest.mark.parametrize("nb", NBS, ids=str)
+def test_words_are_plain(nb):
+    words = {word: right for word, right in AVOID.items() if nb != FIGURES or right != "image"}
+    faults = [f"cell {i}: {m[0]!r}, say {right!r}: ...{said[max(0, m.start() - 40):m.end() + 30]!r}" for i, said in prose(nb)
+              for word, right in words.items() for m in re.finditer(word, said, re.I)]
+    if faults: pytest.fail("\n".join([str(nb), *faults]), pytrace=False)
+
+
+def test_words_to_avoid_are_seen():
+    for said in ("a Picture of it", "the dearest stage", "two bells", "one deviation", "it is quicker", "blobs", "turned by 90 degrees"):
+        assert any(re.search(word, said, re.I) for word in AVOID), said
+    for said in ("blob artefacts", "two standard deviations", "the standard-deviation", "github.com/x/blob/main/y", "CPU", "pictured"):
+        assert not any(re.search(word, said, re.I) for word in AVOID), said
+
+
+# ---- sections of the Diff-AE paper: 3.1 decoder, 3.2 semantic and 3.3 stochastic encoder, 4 sampling, 5.1 to 5.7 experiments
+
+SECTIONS = {"215_diffusion.inversion": "3.3", "300_diffae.encoder": "3.2", "310_diffae.latent": "4", "315_diffae.manipulate": "5.3",
+            "325_diffae.editor": "5.3", "345_diffae.prior": "4", "665_experiments.editing": "5.3"}
+
+
+@pytest.mark.parametrize("name, number", SECTIONS.items())
+def test_sections_of_the_paper(name, number):
+    "Those in which the paper treats the chapter's subject."
+    said = "\n".join(text(c["source"]) for c in cells(f"{name}.ipynb") if c["cell_type"] == "markdown")
+    assert re.findall(r"[Ss]ection (\d(?:\.\d)?)", said)[0] == number
+
+
+def test_no_section_that_the_paper_lacks():
+    said = [s for nb in NBS if nb.name[0] == "3" for _, s in prose(nb)]
+    assert set(re.findall(r"[Ss]ections? (\d\.\d)", "\n".join(said))) <= {"3.1", "3.2", "3.3", *(f"5.{i}" for i in range(1, 8))}

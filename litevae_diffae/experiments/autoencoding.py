@@ -246,7 +246,7 @@ def recipe_rows(scale:str)->list: # "small" or "paper" -> rows
 experiments["diffae-recipe"] = Experiment(
     "What makes a short run use z_sem?",
     "swap_rise: loss with another image's code against the own one, 64 held-out faces; mse_own, "
-    "mse_other: pictures decoded from random noise (T = 20) against the original, on [0, 1]; "
+    "mse_other: images decoded from random noise (T = 20) against the original, on [0, 1]; "
     "accuracy: logistic regression on 3,000 codes, asked on 500, mean over seven attributes; "
     "images: seen within the minutes",
     recipe_rows,

@@ -23,7 +23,7 @@ def _paper(decoder): return paper_row(lite("b", z_channels=12, decoder=decoder),
 
 experiments = {"t4": Experiment(
     "Does SMC in the decoder help, and are its feature maps more even?",
-    scratch + " psnr@S: middle squares of the held-out pictures at S pixels; imbalance of the last "
+    scratch + " psnr@S: middle squares of the held-out images at S pixels; imbalance of the last "
     "residual block, 16 crops; places@i: the same of block i, from the latents on.",
     rows_of(run_row, small={
         "group norm": _small("gn"),

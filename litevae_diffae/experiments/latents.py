@@ -72,7 +72,7 @@ def _full_12(name): return full_row(name, 12, size=256)
 
 experiments["fig5"] = Experiment(
     "Does LiteVAE suffer less at other resolutions?",
-    "psnr@S, ssim@S, lpips@S: middle squares of the whole held-out pictures at S pixels "
+    "psnr@S, ssim@S, lpips@S: middle squares of the whole held-out images at S pixels "
     "(Figure 5 has no printed numbers); six of the seven are smaller than 512 pixels and enlarged "
     "for it",
     rows_of(run_sizes, _same(_narrow_12, sizes=sides), _same(_full_12, sizes=sides)),

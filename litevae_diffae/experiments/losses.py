@@ -115,11 +115,11 @@ def _equivariance(make):
             "equivariance": _symmetric(make(adversary=None, equivariance=.5))}
 
 experiments["equivariance"] = Experiment(
-    "Do latents turn and scale with the picture if they are asked to, and what does it cost?",
+    "Do latents turn and scale with the image if they are asked to, and what does it cost?",
     further + " spectrum@i: mean power of latents at frequencies i/8 to (i+1)/8 cycles a cell, "
     "1 for white noise, mean of each map removed; psnr@scaled, psnr@turned: decoded from latents "
-    "of half the size, or turned a quarter, against the picture so changed; middle squares of the "
-    "held-out pictures, 256 px.",
+    "of half the size, or turned a quarter, against the image so changed; middle squares of the "
+    "held-out images, 256 px.",
     rows_of(run_row, _equivariance(small_loss_row), _equivariance(paper_loss_row)),
     pairs=(("equivariance", "plain"),),
     budget="4 runs, 18 minutes")

@@ -108,7 +108,7 @@ def changed_model(row:dict, # configuration
 
 # %% ../../nbs/612_experiments.recipes.ipynb #6cc69748
 how = (
-    "1,000 fixed random crops of the held-out pictures of the package, reconstructed by the mode "
+    "1,000 fixed random crops of the held-out images of the package, reconstructed by the mode "
     "of the posterior, clamped; psnr in dB, ssim with zero padding, lpips of AlexNet, fd = "
     "AlexNet-FD at 128 pixels between crops and reconstructions; equal steps a row unless its "
     "name says otherwise; train_seconds: of training alone, one thread. "

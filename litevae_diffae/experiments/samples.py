@@ -88,9 +88,10 @@ def prior_rows(scale:str)->list: # "small" -> rows
 experiments = {"diffae-prior": Experiment(
     "Which loss should the prior be trained with?",
     "2,000 codes drawn with T steps against the 12,000 of the training faces, normalised: Fréchet "
-    "(fd) and kernel distance (kid) of the codes; deviation: mean over dimensions, data 1; tails: "
-    "values beyond 3 deviations, as a multiple of the data's; share_NAME: attribute share read by "
-    "a linear probe of all labels; share_error: mean distance from the shares read in the data",
+    "(fd) and kernel distance (kid) of the codes; deviation: standard deviation, mean over dimensions, "
+    "data 1; tails: values beyond 3 standard deviations, as a multiple of the data's; "
+    "share_NAME: attribute share read by a linear probe of all labels; share_error: mean distance "
+    "from the shares read in the data",
     prior_rows,
     budget="3 runs of one seed, 14 minutes")}
 
@@ -184,7 +185,7 @@ paper_samples = { # FID-50k at T = 10, 20, 50, 100
         "Diff-AE": [12.92, 10.18, 7.05, 5.30],
         "Diff-AE + autoencoding": [12.78, 9.06, 5.15, 3.11]}}
 alexnet_distances = (
-    "AlexNet-FD (fd) and AlexNet-KID (kid): last convolution, averaged over the picture, images "
+    "AlexNet-FD (fd) and AlexNet-KID (kid): last convolution, averaged over the image, images "
     "resized to 128 x 128; not comparable with any published FID")
 
 experiments["diffae-samples"] = Experiment(

@@ -24,8 +24,8 @@ def _paper(name):
 
 experiments = {"baseline": Experiment(
     "LiteVAE-S or the VAE, if decoder and minutes are equal?",
-    scratch + " k@whole: whole held-out pictures, as `litevae-diffae demo` measures; "
-    "k@bicubic8: the same pictures shrunk eight times and enlarged.",
+    scratch + " k@whole: whole held-out images, as `litevae-diffae demo` measures; "
+    "k@bicubic8: the same images shrunk eight times and enlarged.",
     rows_of(run_row,
             small={"VAE": _small("VAE"), "LiteVAE-S": _small("LiteVAE-S")},
             paper={"VAE": _paper("VAE"), "LiteVAE-S": _paper("LiteVAE-S")}),
