@@ -9,7 +9,6 @@ __all__ = ['KINDS', 'OUTPUTS', 'MidBlock', 'UpBlock', 'check_decoder', 'block_of
 # %% ../../nbs/115_litevae.decoder.ipynb #f4850d3b
 from dataclasses import dataclass
 from functools import partial
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from ..layers import Attention, ResBlock, Upsample, zero_layer
