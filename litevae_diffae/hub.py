@@ -21,7 +21,7 @@ from .diffae.latent import LatentDDIM
 from .diffae.manipulate import AttributeClassifier
 from .diffae.model import DiffAE
 from .diffusion.model import DDIM
-from .litevae.analysis import WaveletVAE
+from .litevae.fixed_code import WaveletVAE
 from .litevae.klvae import KLVAE
 from .litevae.model import LiteVAE
 

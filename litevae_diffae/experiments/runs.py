@@ -17,7 +17,7 @@ from .measures import (
     size_scores, symmetry_scores, whole_image_scores)
 from .records import row_key
 from ..litevae.adversarial import AdversarialConfig, train_adversarial
-from ..litevae.analysis import WaveletVAE
+from ..litevae.fixed_code import WaveletVAE
 from ..litevae.discriminator import DiscriminatorConfig
 from ..litevae.klvae import KLVAE
 from ..litevae.losses import LossWeights
