@@ -5,20 +5,20 @@
 # %% auto #0
 __all__ = ['shown_columns', 'results_or_none', 'our_table', 'gap_table', 'show_experiment', 'show_findings', 'whole_images']
 
-# %% ../../nbs/607_experiments.pages.ipynb #140f6c14
+# %% ../../nbs/607_experiments.pages.ipynb #6fe219b1
 from .directions import compare_rows, resolve
 from .findings import finding_row
-from .records import (Markdown, find_experiments, markdown_table,
-                                                read_results, results_table)
+from .records import (Experiment, Markdown, find_experiments,
+                                                markdown_table, read_results, results_table)
 
-# %% ../../nbs/607_experiments.pages.ipynb #9d3cf6c2
+# %% ../../nbs/607_experiments.pages.ipynb #cf997fd9
 def results_or_none(name:str, # NAME of results/NAME.json
                    )->dict|None: # what `read_results` gives; None: not run yet
     "Read the results of an experiment if there are any."
     try: return read_results(name)
     except FileNotFoundError: return None
 
-# %% ../../nbs/607_experiments.pages.ipynb #2ae1ba50
+# %% ../../nbs/607_experiments.pages.ipynb #4ff9af8a
 shown_columns = dict(psnr=("PSNR", ".2f"), ssim=("SSIM", ".3f"), lpips=("LPIPS", ".3f"),
                      fd=("AlexNet-FD", ".2f"), train_seconds=("seconds", ".0f"))
 
@@ -37,7 +37,7 @@ def our_table(e:Experiment, # has the rows
     if missing: parts.append(f"*Not run yet: {'; '.join(missing)}.*")
     return parts
 
-# %% ../../nbs/607_experiments.pages.ipynb #70fae491
+# %% ../../nbs/607_experiments.pages.ipynb #66627cb7
 def gap_table(e:Experiment, # has the pairs and the paper's numbers
               found:dict, # what `read_results` gives
               columns:dict=shown_columns, # metric -> (title, format)
@@ -49,7 +49,7 @@ def gap_table(e:Experiment, # has the pairs and the paper's numbers
              for line in compare_rows(found, e, metrics, rule=resolve)]
     return markdown_table(lines) if lines else ""
 
-# %% ../../nbs/607_experiments.pages.ipynb #6a1e18a7
+# %% ../../nbs/607_experiments.pages.ipynb #be576806
 def show_experiment(name:str, # one of `find_experiments`
                     columns:dict=shown_columns, # metric -> (title, format such as ".3f")
                     metrics:tuple=("psnr", "ssim", "lpips", "fd"), # those of the gaps
@@ -65,13 +65,13 @@ def show_experiment(name:str, # one of `find_experiments`
     if gaps: parts += ["Gaps, ours:", gaps]
     return Markdown("\n\n".join(parts))
 
-# %% ../../nbs/607_experiments.pages.ipynb #7d5c9d63
+# %% ../../nbs/607_experiments.pages.ipynb #9593bd9a
 def show_findings(findings:tuple, # of one paper
                  )->Markdown: # the table
     "Show every finding with its numbers and its verdict."
     return Markdown(markdown_table([finding_row(f) for f in findings]))
 
-# %% ../../nbs/607_experiments.pages.ipynb #61563a36
+# %% ../../nbs/607_experiments.pages.ipynb #f82968a0
 def whole_images(*found:dict, # what `read_results` gives
                 )->Markdown: # one table
     "Show what was measured of whole images, and of the bicubic baseline."
