@@ -24,15 +24,15 @@ class Finding:
     page: str # notebook of its group
     experiment: str # NAME of results/NAME.json
     rows: str|tuple # ours: the row that it speaks of and what it is held against, or one for both
-    metric: str|tuple # of both rows, or one for each row; "a minus b" is a difference
+    metric: str|tuple # one for both rows, or one for each; "a minus b" is a difference
     names: tuple # the two rows as the paper calls them
     at: tuple = () # the two numbers' keys in the experiment's `paper`; empty: by row and metric
-    sign: int = 0 # of the paper's gap, where it prints no numbers
+    sign: int = 0 # the paper's, where it prints no numbers
     printed: str = "" # the paper's measure; empty: ours, with rFID for AlexNet-FD
 
 # %% ../../nbs/606_experiments.findings.ipynb #2b4cb0c6
-def measured(metrics:dict, # of a row: name -> mean, spread and values
-             name:str, # of a metric, or "a minus b"
+def measured(metrics:dict, # name -> mean, spread and values of one row
+             name:str, # a metric, or "a minus b"
             )->dict|None: # mean, spread and values; None: not measured
     "Look up a metric of a row, or the difference of two, seed by seed."
     parts = [metrics.get(part) for part in name.split(" minus ")]
@@ -43,7 +43,7 @@ def measured(metrics:dict, # of a row: name -> mean, spread and values
 
 # %% ../../nbs/606_experiments.findings.ipynb #a18366de
 class Evidence(NamedTuple):
-    "What is known of a finding."
+    "Numbers of a finding, ours and the paper's."
     ours: tuple # two summaries over seeds; None: not measured
     paper: tuple # two printed numbers; empty: only a sign
     gap: float # the paper's first minus second, or its sign
@@ -92,10 +92,10 @@ def measure_of(metric:str, # e.g. "ssim_random@100" or "psnr@256 minus psnr@32"
     name, _, at = metric.partition("@")
     label, form = measures[name.removesuffix("_random")]
     place = places.get(name, "T = {}")
-    if name.endswith("_random"): label += " without x_T"
-    if at: label += " at " + place.format(at)
-    if other: label += " minus at " + place.format(other.partition("@")[2])
-    return label, form
+    without = " without x_T" if name.endswith("_random") else ""
+    here = " at " + place.format(at) if at else ""
+    there = " minus at " + place.format(other.partition("@")[2]) if other else ""
+    return label + without + here + there, form
 
 # %% ../../nbs/606_experiments.findings.ipynb #534d1bcc
 def _said(name, measure, number):
@@ -124,7 +124,8 @@ def _theirs(f, e):
     if not e.paper:
         side = "above" if f.sign > 0 else "below"
         return [f"{f.names[0]} {side} {f.names[1]} (a figure, no numbers)"]
-    return [_said(name, label, _as_printed(label, number)) for name, number in zip(f.names, e.paper)]
+    return [_said(name, label, _as_printed(label, number))
+            for name, number in zip(f.names, e.paper)]
 
 def finding_row(f:Finding, # one row of the table
                 found:dict|None=None, # what `read_results` gives; None: read the experiment's
