@@ -160,12 +160,39 @@ def test_next_and_previous_follow_the_sidebar(built):
                 assert target.resolve() == (built.out / there).resolve(), (here, side)
 
 
-def test_the_tables_begin_with_what_held_and_name_the_papers_rows(built):
-    page = (built.out / "experiments" / "litevae_tables.html").read_text(encoding="utf-8")
-    first = re.search(r"What held.*?<table.*?</table>", page, flags=re.S)[0]
-    assert first.count("<tr") > 25
-    own = re.search(r"Does an encoder have to learn.*?The paper:.*?</table>", page, flags=re.S)[0]
-    assert "FFHQ: SD-VAE, z 4" in own and 'id="against-the-vae"' in page[page.index(first):]
+def rows_of(table):
+    "The cells of a table's body, row by row, as HTML."
+    rows = [re.findall(r"<td.*?>(.*?)</td>", row, flags=re.S) for row in re.findall(r"<tr.*?</tr>", table, flags=re.S)]
+    return [cells for cells in rows if cells]
+
+
+@pytest.mark.parametrize("page, groups, named", [
+    ("litevae_tables", {"litevae_vs_vae", "litevae_inside", "litevae_resolution", "litevae_adversary", "litevae_decoder_and_latents"},
+     {"FFHQ: SD-VAE, z 4 | rFID 0.85", "ImageNet 128, 16x16x4: LiteVAE | PSNR 24.49", "PatchGAN | rFID 1.61"}),
+    ("diffae_tables", {"diffae_autoencoding", "diffae_samples", "diffae_classcond", "diffae_editing"},
+     {"DDIM @130M, T = 100 | SSIM 0.917", "FFHQ128: Diff-AE, T = 10 | FID 20.80", "binary, Male: Diff-AE | FID 11.52"})])
+def test_the_tables_begin_with_what_held_and_name_the_papers_rows(built, page, groups, named):
+    html = (built.out / "experiments" / f"{page}.html").read_text(encoding="utf-8")
+    rows = rows_of(re.search(r'id="what-held".*?(<table.*?</table>)', html, flags=re.S)[1])
+    assert len(rows) >= 18 and all(len(cells) == 5 for cells in rows)
+    linked = {re.search(r'href="([^"]+)\.html"', cells[0])[1] for cells in rows}
+    assert linked == groups
+    said = [[unescape(re.sub(r"<[^>]+>", "", cell.replace("<br", "\n<br"))).strip() for cell in cells] for cells in rows]
+    assert named <= {line.strip() for cells in said for line in cells[1].splitlines()}
+    for finding, _, ours, verdict, why in said:
+        assert verdict in ("holds", "opposite", "not resolved") and finding and ours and why
+        if "only" in why: assert verdict == "not resolved"
+        else: assert verdict == ("holds" if ", in the paper" in why else "opposite")
+
+
+@pytest.mark.parametrize("page, own", [("litevae_vs_vae", "ImageNet 128: LiteVAE, z 4"), ("litevae_inside", "FFHQ: SD-VAE, z 4"),
+                                       ("litevae_resolution", "128-tuned"), ("litevae_adversary", "ESRGAN"), ("litevae_decoder_and_latents", "SD-VAE")])
+def test_a_page_of_tables_begins_with_what_was_found_and_a_figure(built, page, own):
+    html = (built.out / "experiments" / f"{page}.html").read_text(encoding="utf-8")
+    found, figure, table = (html.index(part) for part in ("What was found.", "<figure", "<table"))
+    assert found < figure < table
+    papers = re.findall(r"The paper:.*?(<table.*?</table>)", html, flags=re.S)
+    assert any(own in cells[0] for each in papers for cells in rows_of(each))
 
 
 def test_sections_of_the_sidebar():
