@@ -15,8 +15,8 @@ from torch import Tensor
 from ..core import check_generator
 from .codes import Codes, code_batches
 from .latent import LatentDDIM
-from .manipulate import AttributeClassifier
-from .manipulate import fit_l2, fit_linear, linear_classifier
+from .few_labels import fit_l2
+from .manipulate import AttributeClassifier, fit_linear, linear_classifier
 from ..settings import check_counts, check_number, check_positive, check_value
 
 # %% ../../nbs/320_diffae.classcond.ipynb #a800c338
