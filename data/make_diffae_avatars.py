@@ -23,7 +23,7 @@ from litevae_diffae.timing import hardware
 from litevae_diffae.core import n_params
 from litevae_diffae.diffae.editor import fit_editor
 from litevae_diffae.experiments.autoencoding import evaluate_code
-from litevae_diffae.diffae.codes import cache_codes
+from litevae_diffae.diffae.code_cache import cache_codes
 from litevae_diffae.diffae.manipulate import fit_classifier
 from litevae_diffae.experiments.faces import face_models, face_prior, prior_folder, shipped_prior
 from litevae_diffae.diffae.train import diffae_recipe

@@ -22,7 +22,8 @@ from torch.nn import functional as F
 from litevae_diffae import core, metrics, viz
 from litevae_diffae.diffae import show
 from litevae_diffae.diffae.classcond import draw_codes
-from litevae_diffae.diffae.codes import Codes, cache_codes
+from litevae_diffae.diffae.code_cache import cache_codes
+from litevae_diffae.diffae.codes import Codes
 from litevae_diffae.diffae.editor import fit_editor
 from litevae_diffae.diffae.manipulate import fit_classifier
 from litevae_diffae.diffae.prior import train_prior

@@ -9,7 +9,7 @@ from PIL import Image
 from litevae_diffae.attributes import AttributeTable, read_attributes
 from litevae_diffae.folders import ImageFolder
 from litevae_diffae.diffae.codes import Codes
-from litevae_diffae.diffae.manipulate import read_labels
+from litevae_diffae.diffae.labels import read_labels
 
 
 @pytest.fixture

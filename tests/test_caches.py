@@ -14,7 +14,7 @@ from litevae_diffae.crops import Crops
 from litevae_diffae.folders import ImageFolder
 from litevae_diffae.avatars import load_avatars
 from litevae_diffae.experiments import faces
-from litevae_diffae.diffae.codes import cache_codes, is_cache, load_codes, read_index
+from litevae_diffae.diffae.code_cache import cache_codes, is_cache, load_codes, read_index
 from litevae_diffae.diffae.prior import find_codes
 from litevae_diffae.diffae.model import DiffAE
 from litevae_diffae.files import FileError, read_tensors, write_json, write_tensors

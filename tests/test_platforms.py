@@ -20,7 +20,7 @@ from litevae_diffae.attributes import _Forms
 from litevae_diffae.checkpoint import append_row, read_log
 from litevae_diffae.cli import main
 from litevae_diffae.crops import Crops, batches
-from litevae_diffae.diffae.codes import cache_codes
+from litevae_diffae.diffae.code_cache import cache_codes
 from litevae_diffae.files import write_json
 from litevae_diffae.optim import TrainConfig
 from litevae_diffae.train import Trainer

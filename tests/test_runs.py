@@ -651,7 +651,7 @@ def test_the_plain_command_by_torchrun(tmp_path):
 
 def test_the_codes_of_several_processes_are_those_of_one(tmp_path):
     code = '''
-        from litevae_diffae.diffae.codes import cache_codes
+        from litevae_diffae.diffae.code_cache import cache_codes
         from litevae_diffae.diffae.model import DiffAE
         torch.manual_seed(0)
         model = DiffAE.from_preset("diffae-tiny", image_size=16, z_dim=16, channel_mult=(1,), enc_channel_mult=(1, 1), attention_resolutions=())

@@ -20,7 +20,8 @@ from pathlib import Path
 
 import torch
 import torch._dynamo  # the first optimizer would import it, in each child anew
-from litevae_diffae.diffae.codes import Codes, cache_codes
+from litevae_diffae.diffae.code_cache import cache_codes
+from litevae_diffae.diffae.codes import Codes
 from litevae_diffae.diffae.model import DiffAE
 from litevae_diffae.diffae.prior import train_prior
 from litevae_diffae.diffae.train import train_diffae

@@ -15,8 +15,8 @@ from torch import Tensor
 from ..core import check_generator
 from .codes import Codes, code_batches
 from .latent import LatentDDIM
-from .manipulate import AttributeClassifier
-from .manipulate import fit_l2, fit_linear, linear_classifier
+from .few_labels import fit_l2
+from .manipulate import AttributeClassifier, fit_linear, linear_classifier
 from ..settings import check_counts, check_number, check_positive, check_value
 
 # %% ../../nbs/320_diffae.classcond.ipynb #a800c338
@@ -66,7 +66,7 @@ class ClassSample(NamedTuple):
     def acceptance_rate(self): # an estimate of p(c), if the rule is "probability"
         return self.n_accepted/self.n_drawn
 
-# %% ../../nbs/320_diffae.classcond.ipynb #810b66c1
+# %% ../../nbs/320_diffae.classcond.ipynb #e69b2a8e
 def _check_found(n, sample, drawn):
     "`ValueError` unless enough codes were accepted."
     have = len(sample)
@@ -75,6 +75,7 @@ def _check_found(n, sample, drawn):
     advice = "raise max_draws, or see whether the prior draws this class at all"
     raise ValueError(f"max_draws: {cost}; {advice}")
 
+# %% ../../nbs/320_diffae.classcond.ipynb #810b66c1
 @torch.no_grad()
 def draw_codes(prior:LatentDDIM, # knows the statistics of its codes
                classifier:AttributeClassifier, # knows the class
@@ -122,7 +123,7 @@ def label_rows(codes:Codes, # with attributes
         raise ValueError(f"n: only {len(rows)} codes have {name} = {value}, {n} wanted")
     return rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))[:n]]
 
-# %% ../../nbs/320_diffae.classcond.ipynb #7d9714b2
+# %% ../../nbs/320_diffae.classcond.ipynb #63895537
 def _class_rows(codes, positives, negatives):
     "Row numbers of the class and of the others; without negatives these are all that remain."
     positives = torch.as_tensor(positives)
@@ -137,6 +138,7 @@ def _class_rows(codes, positives, negatives):
         raise ValueError(f"{what}: expected row numbers, at least one, {got}")
     return positives, negatives
 
+# %% ../../nbs/320_diffae.classcond.ipynb #7d9714b2
 def _even_batches(n_positives, n_others, batch_size, seed):
     "Row numbers, half of them below `n_positives`, half behind; without end."
     half, rows = (batch_size + 1)//2, torch.arange(n_positives + n_others)

@@ -15,7 +15,8 @@ from torch.nn import functional as F
 from ..pretrained import Pretrained
 from ..core import on_own_device, seed_everything
 from .codes import Codes
-from .manipulate import check_names, check_strength, fit_adam, labelled
+from .labels import labelled
+from .manipulate import check_names, check_strength, fit_adam
 from ..settings import check_counts, check_limits, check_number, check_positive
 from ..settings import check_types, shown
 

@@ -4,25 +4,22 @@
 
 # %% auto #0
 __all__ = ['MAX_STRENGTH', 'check_strength', 'check_direction', 'check_names', 'AttributeClassifierConfig', 'AttributeClassifier',
-           'read_labels', 'labelled', 'fit_adam', 'fit_linear', 'linear_classifier', 'fit_l2', 'fit_classifier',
-           'balanced_rows']
+           'fit_adam', 'fit_linear', 'linear_classifier', 'fit_classifier']
 
 # %% ../../nbs/315_diffae.manipulate.ipynb #387cb148
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 # %% ../../nbs/315_diffae.manipulate.ipynb #4686ce95
-from ..attributes import AttributeTable
 from ..core import on_own_device
 from ..pretrained import Pretrained
 from .codes import Codes, code_batches
-from ..files import FileError
+from .few_labels import fit_l2
+from .labels import labelled
 from ..settings import check_number, check_positive, check_types, shown
 
 # %% ../../nbs/315_diffae.manipulate.ipynb #1cf36a06
@@ -105,76 +102,6 @@ class AttributeClassifier(Pretrained, nn.Module):
         direction = self.direction(name) if known else check_direction(name, D)
         return z_sem + strength*D**0.5*direction.to(z_sem)*self.z_sem_std
 
-# %% ../../nbs/315_diffae.manipulate.ipynb #c2b4e511
-def _some(files, n=3): return f"{len(files)}: {', '.join(files[:n])}{', ...'*(len(files) > n)}"
-
-def _check_whole(path, join):
-    "`FileError` unless each row has its code and each code its row."
-    way_out = "partial=True leaves these out"
-    if join.without_row:
-        first = next(iter(join.reasons.values()))
-        raise FileError(path, f"has no row for {_some(join.without_row)} ({first})", way_out)
-    if join.without_image:
-        what = f"has rows for files that are not among the codes: {_some(join.without_image)}"
-        raise FileError(path, what, way_out)
-
-def read_labels(codes:Codes, # from an image folder, or with other file names
-                path:str|Path, # CSV or CelebA list, read by `AttributeTable`
-                columns=None, # which attributes; all if None
-                partial:bool=False, # leave out codes without a row, and rows without a code
-                root:str|Path|None=None, # folder of the files, if the names in the table go higher
-               )->Codes: # with attributes
-    "Join labels to codes by path; `ValueError` names what does not fit."
-    if not codes.files: raise ValueError("codes: have no file names to join labels by")
-    table = AttributeTable.read(path, columns)
-    join = table.join(codes.files, root)
-    have = [i for i, row in enumerate(join.rows) if row is not None]
-    if not have:
-        why = f"{codes.files[0]}: {join.reasons[0]}"
-        raise FileError(path, f"has rows for none of the {len(codes)} codes ({why})")
-    if not partial:
-        _check_whole(path, join)
-    elif join.without_row or join.without_image:
-        print(f"{Path(path).name}: {join.report()}")
-    labels = torch.from_numpy(np.stack([join.rows[i] for i in have]))
-    return replace(codes[torch.tensor(have)], attributes=labels, names=table.names)
-
-# %% ../../nbs/315_diffae.manipulate.ipynb #467e64d2
-def _columns(codes, names):
-    "The attributes of codes with given names."
-    unknown = [n for n in names if n not in codes.names]
-    if not unknown: return codes.attributes[:, [codes.names.index(n) for n in names]]
-    have = ", ".join(codes.names)
-    raise ValueError(f"names: the codes have no attribute {', '.join(unknown)}; they have {have}")
-
-def _as_labels(attributes, names, n):
-    "Labels as float32 0/1, (n, names); `ValueError` if they are something else."
-    y, want = torch.as_tensor(attributes), (n, len(names))
-    if y.shape != want:
-        got = f"got {tuple(y.shape)}"
-        raise ValueError(f"attributes: expected shape {want} (codes, names), {got}")
-    bad = set(y.unique().tolist()) - {-1, 0, 1}
-    if bad: raise ValueError(f"attributes: expected 0 and 1, or -1 and 1, got {sorted(bad)[0]}")
-    y = (y > 0).float()
-    for name, mean in zip(names, y.mean(0).tolist()):
-        what = f"{name} is {mean:.0f} in all {n} rows; a direction needs both"
-        if mean in (0., 1.): raise ValueError(f"attributes: {what}")
-    return y
-
-def labelled(codes:Codes|Tensor, # with attributes, or (N, D) a whole collection
-             attributes:Tensor|None=None, # (N, A) of 0/1 or -1/1; those of the codes if None
-             names:tuple|None=None, # A names, or which attributes of the codes
-            )->Codes: # attributes in float32
-    "Codes with checked 0/1 attributes."
-    if not isinstance(codes, Codes):
-        codes = Codes.of(codes)
-    if attributes is None and codes.attributes is None:
-        raise ValueError("attributes: none given, and the codes have none; see read_labels")
-    if attributes is None:
-        attributes = codes.attributes if names is None else _columns(codes, names)
-    names = tuple(codes.names if names is None else names)
-    return replace(codes, attributes=_as_labels(attributes, names, len(codes)), names=names)
-
 # %% ../../nbs/315_diffae.manipulate.ipynb #471e5b82
 def fit_adam(optimizer:torch.optim.Optimizer, # Adam or AdamW of what is fitted
              loss:Callable, # batch -> scalar
@@ -218,23 +145,6 @@ def linear_classifier(weight:Tensor, # (A, D)
     clf.load_state_dict(values)
     return clf.eval()
 
-# %% ../../nbs/315_diffae.manipulate.ipynb #7df90693
-def fit_l2(z:Tensor, # (N, D) normalised codes
-           y:Tensor, # (N, A) of 0/1
-           l2:float=100., # weight of the penalty
-           balanced:bool=False, # both values of an attribute weigh the same
-          )->tuple[Tensor, Tensor]: # weight (A, D), bias (A,)
-    "Minimum of the sum of cross-entropies + l2/2 |w|^2, one attribute at a time."
-    from sklearn.linear_model import LogisticRegression # takes long to load
-    weigh = "balanced" if balanced else None
-    def fit(column):
-        model = LogisticRegression(C=1/l2, max_iter=1000, class_weight=weigh)
-        return model.fit(z.numpy(), column.numpy())
-    fits = [fit(column) for column in y.T]
-    weight = torch.tensor([f.coef_[0].tolist() for f in fits])
-    bias = torch.tensor([f.intercept_[0].item() for f in fits])
-    return weight, bias
-
 # %% ../../nbs/315_diffae.manipulate.ipynb #3fe22aea
 def fit_classifier(codes:Codes|Tensor, # with attributes, or (N, D) codes
                    attributes=None, # (N, A) of 0/1 or -1/1; those of the codes if None
@@ -261,20 +171,3 @@ def fit_classifier(codes:Codes|Tensor, # with attributes, or (N, D) codes
     if model is not None:
         model.classifier = clf.to(model.device)
     return clf
-
-# %% ../../nbs/315_diffae.manipulate.ipynb #6360d609
-def balanced_rows(codes:Codes, # with attributes
-                  names:tuple, # attributes to be made independent
-                  seed:int=0, # decides which rows of the common combinations are kept
-                 )->Tensor: # (n,) row numbers, ascending
-    "Row numbers: of each combination of values as many as of the rarest one."
-    codes = labelled(codes, names=names)
-    combination = (codes.attributes.long()*2**torch.arange(len(names))).sum(1)
-    groups = [torch.nonzero(combination == k).flatten() for k in range(2**len(names))]
-    least = min(map(len, groups))
-    if not least:
-        never = "never come in all combinations; their directions cannot be told apart"
-        raise ValueError(f"names: {' and '.join(names)} {never}")
-    g = torch.Generator().manual_seed(seed)
-    chosen = [rows[torch.randperm(len(rows), generator=g)[:least]] for rows in groups]
-    return torch.cat(chosen).sort().values

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 # %% ../../nbs/345_diffae.prior.ipynb #0112c1ad
 from ..caches import checksum
 from ..core import seed_everything
-from .codes import Codes, cache_codes, code_batches, is_cache, load_codes
+from .code_cache import cache_codes, is_cache, load_codes
+from .codes import Codes, code_batches
 from .latent import LatentDDIM
 from ..train import Task, Trainer
 from ..optim import TrainConfig

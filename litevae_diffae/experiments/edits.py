@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from ..diffae.codes import Codes
 from ..diffae.editor import fit_editor, mean_shifts
-from ..diffae.codes import cache_codes
+from ..diffae.code_cache import cache_codes
 from ..diffae.manipulate import (
     balanced_rows, fit_classifier, labelled, linear_classifier)
 from ..diffae.model import DiffAE

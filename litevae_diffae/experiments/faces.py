@@ -19,7 +19,7 @@ from ..crops import Crops
 from ..data import Part, open_source
 from ..diffae.codes import Codes
 from ..diffae.latent import LatentDDIM
-from ..diffae.codes import cache_codes
+from ..diffae.code_cache import cache_codes
 from ..diffae.prior import prior_recipe, train_prior
 from ..diffusion.model import DiffusionModel
 from .autoencoding import autoencoding_rows, train_row

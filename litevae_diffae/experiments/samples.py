@@ -11,7 +11,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 from ..diffae.codes import Codes
-from ..diffae.manipulate import AttributeClassifier, fit_l2, linear_classifier
+from ..diffae.few_labels import fit_l2
+from ..diffae.manipulate import AttributeClassifier, linear_classifier
 from .autoencoding import shipped_sha
 from .faces import (
     draw_codes, draw_images, face_codes, face_features, face_images, face_models, face_prior,
