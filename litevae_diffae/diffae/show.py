@@ -48,7 +48,7 @@ def show_noise(x_T:Tensor, # (B, C, H, W) stochastic codes
     "First channel of x_T as signed maps, and all values as a histogram against N(0, 1)."
     n, widths = min(n, len(x_T)), [1]*min(n, len(x_T)) + [1.8]
     fig, axes = plt.subplots(1, n + 1, figsize=(1.6*n + 3, 2), dpi=80, width_ratios=widths)
-    for ax, m in zip(axes, x_T):
+    for ax, m in zip(axes[:n], x_T):
         ax.imshow(m[0].float().cpu(), cmap="RdBu_r", vmin=-3, vmax=3)
         ax.set_axis_off()
         ax.set_title("x_T ±3", fontsize=9)
