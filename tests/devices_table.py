@@ -20,7 +20,7 @@ from pretend_device import PretendDevice, default_device_is
 from torch.nn import functional as F
 
 from litevae_diffae import core, metrics, viz
-from litevae_diffae.diffae import show
+from litevae_diffae.diffae import show, sliders
 from litevae_diffae.diffae.classcond import draw_codes
 from litevae_diffae.diffae.code_cache import cache_codes
 from litevae_diffae.diffae.codes import Codes
@@ -127,8 +127,8 @@ SEMANTIC_CPU = {
     "swap_probe": lambda m, x: torch.tensor(list(swap_probe(m, x).values())),
     "sampler_errors": lambda m, x: torch.tensor(
         show.sampler_errors(m, noise(2, 3, 16, 16), z(), x, (2,))["ddim"]),
-    "edit_sliders": lambda m, x: torch.tensor(list(show.edit_sliders(m, x[:1], n_steps=2).values.values())),
-    "blend_slider": lambda m, x: torch.tensor(show.blend_slider(m, x[:1], x[1:].cpu(), 2).values["alpha"]),
+    "edit_sliders": lambda m, x: torch.tensor(list(sliders.edit_sliders(m, x[:1], n_steps=2).values.values())),
+    "blend_slider": lambda m, x: torch.tensor(sliders.blend_slider(m, x[:1], x[1:].cpu(), 2).values["alpha"]),
     "fit_classifier": lambda m, x: fit_classifier(
         codes(m), n_samples=64, model=m).linear.weight.detach().cpu(),
     "fit_editor": lambda m, x: fit_editor(

@@ -41,7 +41,7 @@ SLIDERS = '''
     import ipywidgets
     from IPython.core.interactiveshell import InteractiveShell
     import torch
-    from litevae_diffae.diffae.show import Sliders
+    from litevae_diffae.diffae.sliders import Sliders
     shell = InteractiveShell.instance()
     fading = Sliders(lambda values: torch.full((1, 3, 8, 8), values["light"]), {"light": (0., 1., 1.)})
     view = "application/vnd.jupyter.widget-view+json"
