@@ -17,12 +17,14 @@ from ..core import can_look, check_generator, on_own_device
 from ..settings import check_counts
 from ..core import check_tensor, check_values, draw_normal
 from .blocks import haar_stem
+from .denoiser import Denoiser
 from .dpm_solver import check_sampler, samplers
 from .inversion import invert as invert_x
 from .schedule import Schedule, at_least_float32, check_steps
 from .schedule import ddim_timesteps, linear_betas, q_sample
-from .unet import Denoiser, UNet, UNetConfig, check_choice, network_output
-from .unet import precondition, predicted_noise, rms_tensor, size_factor
+from .unet import UNet, UNetConfig, check_choice, network_output
+from .unet import predicted_noise, size_factor
+from .velocity import precondition, rms_tensor
 
 # %% ../../nbs/240_diffusion.model.ipynb #1bf617ff
 def target(x_0:Tensor, # (B, C, H, W) clean images
