@@ -10,7 +10,8 @@ from litevae_diffae.core import can_look, check_values
 from litevae_diffae.diffusion.ddim import ddim_decode
 from litevae_diffae.diffusion.dpm_solver import dpm_decode, logsnr_timesteps, pick_sampler
 from litevae_diffae.diffusion.inversion import invert
-from litevae_diffae.diffusion.schedule import Schedule, check_steps, const_betas, ddim_timesteps, ddpm_sample, linear_betas, respace, section_timesteps
+from litevae_diffae.diffusion.schedule import Schedule, check_steps, const_betas, ddim_timesteps, ddpm_sample, linear_betas, respace
+from litevae_diffae.diffusion.sections import section_timesteps
 from litevae_diffae.litevae.decoder import Decoder
 from litevae_diffae.litevae.discriminator import PatchDiscriminator, StyleGANDiscriminator, UNetDiscriminator, unet_mult
 from litevae_diffae.litevae.encoder import EncoderConfig, FeatureUNet, WaveletEncoder

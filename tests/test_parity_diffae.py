@@ -11,7 +11,8 @@ from litevae_diffae.diffae.model import slerp
 from litevae_diffae.diffae.official import load_diffae_state_dict
 from litevae_diffae.diffusion.ddim import ddim_decode
 from litevae_diffae.diffusion.inversion import invert
-from litevae_diffae.diffusion.schedule import Schedule, const_betas, ddim_timesteps, linear_betas, q_sample, respace, section_timesteps
+from litevae_diffae.diffusion.schedule import Schedule, const_betas, ddim_timesteps, linear_betas, q_sample, respace
+from litevae_diffae.diffusion.sections import section_timesteps
 from litevae_diffae.diffusion.unet import timestep_embedding
 
 HERE = Path(__file__).parent/"parity/diffae"

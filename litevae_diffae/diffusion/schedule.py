@@ -4,10 +4,9 @@
 
 # %% auto #0
 __all__ = ['linear_betas', 'const_betas', 'at_least_float32', 'Schedule', 'check_steps', 'q_sample', 'Posterior', 'posterior',
-           'ddpm_step', 'ddpm_sample', 'gaussian_eps', 'ddim_timesteps', 'respace', 'section_timesteps']
+           'ddpm_step', 'ddpm_sample', 'gaussian_eps', 'ddim_timesteps', 'respace']
 
 # %% ../../nbs/200_diffusion.schedule.ipynb #f8c9386e
-from itertools import accumulate
 from typing import Callable, NamedTuple
 import torch
 from torch import Tensor
@@ -37,6 +36,18 @@ def at_least_float32(x:Tensor)->Tensor: # any float type -> float32 or float64
     "`x` in float32, unless it is float64: half precision would lose small steps."
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
+# %% ../../nbs/200_diffusion.schedule.ipynb #f92bb940
+def _checked_betas(given):
+    "Betas in float64 on the CPU; `ValueError` unless all are between 0 and 1."
+    rule = "betas: must be a list of numbers between 0 and 1"
+    try:
+        betas = torch.as_tensor(given, dtype=torch.float64, device="cpu")
+    except (TypeError, ValueError, RuntimeError) as e:
+        raise ValueError(f"{rule}, got {shown(given)}") from e
+    fits = betas.ndim == 1 and len(betas) and ((betas > 0) & (betas < 1)).all()
+    if not fits: raise ValueError(f"{rule}, got {shown(betas.tolist())}")
+    return betas
+
 # %% ../../nbs/200_diffusion.schedule.ipynb #d3713d42
 class Schedule:
     "Float64 tables of a diffusion process; index 0 is the least noisy step."
@@ -62,17 +73,6 @@ class Schedule:
             )->Tensor: # (B, 1, ...)
         "Noise level of each image."
         return self.at(self.alphas_cumprod, t, x)
-
-def _checked_betas(given):
-    "Betas in float64 on the CPU; `ValueError` unless all are between 0 and 1."
-    rule = "betas: must be a list of numbers between 0 and 1"
-    try:
-        betas = torch.as_tensor(given, dtype=torch.float64, device="cpu")
-    except (TypeError, ValueError, RuntimeError) as e:
-        raise ValueError(f"{rule}, got {shown(given)}") from e
-    fits = betas.ndim == 1 and len(betas) and ((betas > 0) & (betas < 1)).all()
-    if not fits: raise ValueError(f"{rule}, got {shown(betas.tolist())}")
-    return betas
 
 # %% ../../nbs/200_diffusion.schedule.ipynb #1d1eb005
 def check_steps(t, # (B,) whole numbers in 0..T-1: a tensor, a list, or one number for all
@@ -210,26 +210,3 @@ def respace(schedule:Schedule, # the whole process
     steps = check_steps(steps, len(steps), T) if given else ddim_timesteps(steps, T)
     abar = schedule.alphas_cumprod[steps]
     return Schedule(1 - abar/_levels_before(abar))
-
-# %% ../../nbs/200_diffusion.schedule.ipynb #fc5ee92e
-def section_timesteps(counts:int|list, # steps per section; one number is one section
-                      n_train:int=1000, # T of the training process
-                     )->Tensor: # (sum of counts,) int64, ascending
-    "Evenly spread steps, ends included, in equal sections (Nichol & Dhariwal 2021)."
-    found = check_value("counts", counts, int|tuple[int, ...])
-    counts = found if isinstance(found, tuple) else (found,)
-    n_train = check_number("n_train", n_train, low=1, whole=True)
-    if not counts: raise ValueError("counts: at least one section expected, got none")
-    size, longer = divmod(n_train, len(counts))
-    sizes = [size + (i < longer) for i in range(len(counts))]
-    starts = accumulate(sizes, initial=0)
-    steps = [start + i for start, *section in zip(starts, sizes, counts) for i in _spread(*section)]
-    return torch.tensor(steps)
-
-def _spread(size, n):
-    "`n` whole numbers from 0 to `size` - 1; `ValueError` if there are not as many."
-    if not 1 <= n <= size:
-        raise ValueError(f"counts: a section of {size} steps can hold 1 to {size}, got {n}")
-    stride = (size - 1)/max(n - 1, 1)
-    # summed up, like the official ones: it decides ties
-    return map(round, accumulate([stride]*(n - 1), initial=0.))
