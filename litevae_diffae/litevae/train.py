@@ -20,8 +20,8 @@ from ..data import hold_out
 from ..crops import Crops, batches
 from ..sources import Source
 from .klvae import KLVAE, KLVAEConfig
-from .losses import (LossWeights, draw_warp, equivariance_pair,
-                                           reconstruction_loss)
+from .equivariance import draw_warp, equivariance_pair
+from .losses import LossWeights, reconstruction_loss
 from .autoencoder import Autoencoder, compute_latent_stats
 from .model import LiteVAE, LiteVAEConfig
 from ..resume import data_identity
