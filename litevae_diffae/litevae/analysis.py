@@ -21,7 +21,7 @@ from .decoder import Decoder
 from .encoder import FeatureUNet, WaveletEncoder
 from .autoencoder import Autoencoder, check_config
 from .autoencoder import check_choice, check_stats
-from .train import orthogonal_path
+from .linear_start import orthogonal_path
 from .wavelets import dwt2
 from ..metrics import psnr, ssim
 from ..perceptual import lpips
