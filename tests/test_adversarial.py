@@ -11,9 +11,10 @@ import torch
 from litevae_diffae.core import seed_everything
 from litevae_diffae.crops import Batch
 from litevae_diffae.litevae import adversarial, detail_losses, distill, losses, train
-from litevae_diffae.litevae.discriminator import PatchDiscriminator, UNetDiscriminator
+from litevae_diffae.litevae.discriminator import UNetDiscriminator
 from litevae_diffae.litevae.losses import LossWeights
 from litevae_diffae.litevae.model import LiteVAE
+from litevae_diffae.litevae.other_discriminators import PatchDiscriminator
 from litevae_diffae.monitor import LossScale
 
 GAME = dict(start=0., warmup=0., ramp=0., cutmix=1., norms_every=1)

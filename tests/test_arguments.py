@@ -13,8 +13,9 @@ from litevae_diffae.diffusion.inversion import invert
 from litevae_diffae.diffusion.schedule import Schedule, check_steps, const_betas, ddim_timesteps, ddpm_sample, linear_betas, respace
 from litevae_diffae.diffusion.sections import section_timesteps
 from litevae_diffae.litevae.decoder import Decoder
-from litevae_diffae.litevae.discriminator import PatchDiscriminator, StyleGANDiscriminator, UNetDiscriminator, unet_mult
+from litevae_diffae.litevae.discriminator import UNetDiscriminator, unet_mult
 from litevae_diffae.litevae.encoder import EncoderConfig, FeatureUNet, WaveletEncoder
+from litevae_diffae.litevae.other_discriminators import PatchDiscriminator, StyleGANDiscriminator
 
 NAN, INF = math.nan, math.inf
 

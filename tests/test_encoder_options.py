@@ -3,8 +3,8 @@ import pytest
 import torch
 from torch import nn
 from litevae_diffae.core import seed_everything
+from litevae_diffae.litevae.linear_start import delta_init
 from litevae_diffae.litevae.model import LiteVAE
-from litevae_diffae.litevae.train import delta_init
 
 SMALL = dict(extractor_channels=4, extractor_mult=(1, 2), aggregator_channels=8, aggregator_mult=(1, 2), decoder_channels=8)
 

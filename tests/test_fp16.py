@@ -12,9 +12,9 @@ from litevae_diffae.crops import Batch
 from litevae_diffae.diffae.model import DiffAE
 from litevae_diffae.diffae.train import DiffusionTask
 from litevae_diffae.litevae.adversarial import AdversarialConfig, AdversarialTask
-from litevae_diffae.litevae.discriminator import PatchDiscriminator
 from litevae_diffae.litevae.losses import LossWeights
 from litevae_diffae.litevae.model import LiteVAE
+from litevae_diffae.litevae.other_discriminators import PatchDiscriminator
 from litevae_diffae.litevae.train import LiteVAETask
 from litevae_diffae.monitor import TrainingStopped
 from litevae_diffae.optim import TrainConfig, ema_decay, lr_factor

@@ -15,9 +15,9 @@ from litevae_diffae.crops import Batch
 from litevae_diffae.diffae.model import DiffAE
 from litevae_diffae.diffae.train import DiffusionTask
 from litevae_diffae.diffusion.model import DDIM
-from litevae_diffae.litevae.discriminator import PatchDiscriminator
 from litevae_diffae.litevae.klvae import KLVAE
 from litevae_diffae.litevae.model import LiteVAE
+from litevae_diffae.litevae.other_discriminators import PatchDiscriminator
 from litevae_diffae.litevae.train import LiteVAETask
 from litevae_diffae.perceptual import lpips_net
 from litevae_diffae.plan import fitting_plan, plan_training

@@ -15,7 +15,7 @@ from ..core import default_device
 from ..crops import Crops
 from ..data import open_source
 from ..litevae.analysis import decoder_imbalance, evaluate_sizes, latent_spectrum
-from ..litevae.losses import warp
+from ..litevae.equivariance import warp
 from ..litevae.autoencoder import Autoencoder
 from ..distances import alexnet_fd, rfid
 from ..metrics import evaluate_reconstruction, psnr, ssim

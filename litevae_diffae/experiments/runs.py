@@ -23,7 +23,8 @@ from ..litevae.klvae import KLVAE
 from ..litevae.losses import LossWeights
 from ..litevae.autoencoder import Autoencoder
 from ..litevae.model import LiteVAE
-from ..litevae.train import delta_init, train_litevae, train_schedule
+from ..litevae.linear_start import delta_init
+from ..litevae.train import train_litevae, train_schedule
 from ..optim import TrainConfig
 from ..checkpoint import read_log
 

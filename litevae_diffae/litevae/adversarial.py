@@ -14,12 +14,12 @@ import torch
 from torch import Tensor, nn
 from ..core import n_params
 from ..crops import Batch
-from .discriminator import (DiscriminatorConfig, PatchDiscriminator,
-                                                  build_discriminator)
-from .discriminator import (cutmix_consistency, cutmix_mask, d_loss, g_loss,
-                                                  unet_mult)
+from .cutmix import cutmix_consistency, cutmix_mask
+from .discriminator import (DiscriminatorConfig, build_discriminator, d_loss,
+                                                  g_loss, unet_mult)
 from .adaptive import adaptive_weight, grad_ratios
 from .model import LiteVAE, LiteVAEConfig
+from .other_discriminators import PatchDiscriminator
 from .train import LiteVAETask, train_litevae
 from ..settings import check_limits, check_positive, check_types
 from ..optim import TrainConfig

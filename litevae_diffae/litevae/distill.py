@@ -16,7 +16,8 @@ from ..core import seed_everything
 from ..crops import Batch
 from .losses import LossWeights, reconstruction_loss
 from .model import LiteVAE, LiteVAEConfig
-from .train import LiteVAETask, delta_init, train_litevae
+from .linear_start import delta_init
+from .train import LiteVAETask, train_litevae
 from ..settings import make_config
 from ..optim import TrainConfig
 

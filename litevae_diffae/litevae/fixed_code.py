@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from .autoencoder import Autoencoder, check_config
 from .autoencoder import check_choice, check_stats
 from .decoder import Decoder
-from .train import orthogonal_path
+from .linear_start import orthogonal_path
 from .wavelets import dwt2
 
 # %% ../../nbs/722_litevae.fixed_code.ipynb #75a4c1ad

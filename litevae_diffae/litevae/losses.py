@@ -4,12 +4,11 @@
 
 # %% auto #0
 __all__ = ['l1_loss', 'charbonnier', 'charbonnier_loss', 'lpips_loss', 'wavelet_loss', 'high_pass', 'gaussian_loss', 'kl_loss',
-           'warp', 'draw_warp', 'equivariance_pair', 'LossWeights', 'loss_terms', 'weighted_sum', 'reconstruction_loss']
+           'LossWeights', 'loss_terms', 'weighted_sum', 'reconstruction_loss']
 
 # %% ../../nbs/145_litevae.losses.ipynb #7f685416
 from dataclasses import dataclass
 from functools import partial
-from math import ceil
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -90,40 +89,6 @@ def kl_loss(posterior, # `latent_dist` of an encoder: anything with `.kl()` -> (
            )->Tensor: # (), nats an image, summed over C, h, w, mean over B
     "Mean KL divergence of the posteriors of a batch from the standard normal, in float32."
     return posterior.kl().mean()
-
-# %% ../../nbs/145_litevae.losses.ipynb #89622c50
-def warp(x:Tensor, # (B, C, H, W) images or latents
-         size:tuple, # (H', W') to resize to
-         turns:int=0, # quarter turns, counter-clockwise; they come first
-        )->Tensor: # (B, C, H', W')
-    "Rotate, then resize (EQ-VAE's transformation)."
-    x = torch.rot90(x, turns, (-2, -1))
-    if tuple(x.shape[-2:]) == tuple(size): return x
-    return F.interpolate(x.float(), size, mode="bilinear", antialias=True).to(x.dtype)
-
-# %% ../../nbs/145_litevae.losses.ipynb #d7fecf88
-def draw_warp(size:tuple, # (h, w) of the latents
-              least:int=4, # smallest height, in cells: at ratio 8 the 32 pixels that LPIPS needs
-              generator:torch.Generator|None=None, # source of randomness, on the CPU
-             )->tuple: # (h', w') and quarter turns, for `warp`
-    "Draw a scale from 1/4 to just below 1, in whole latent rows, and a number of quarter turns."
-    h, w = size
-    low = max(least, ceil(h/4))
-    rows = int(torch.randint(low, h, (), generator=generator)) if low < h else h
-    turns = int(torch.randint(4, (), generator=generator))
-    new = rows, max(1, round(w*rows/h))
-    return new[::-1] if turns % 2 else new, turns
-
-# %% ../../nbs/145_litevae.losses.ipynb #cca0df30
-def equivariance_pair(decode, # latents (B, z, h, w) of any size -> images (B, C, f*h, f*w)
-                      z:Tensor, # (B, z, h, w) latents of `x`
-                      x:Tensor, # (B, C, f*h, f*w) images; no gradient goes to them
-                      size:tuple, # (h', w') of the transformed latents, from `draw_warp`
-                      turns:int=0, # quarter turns
-                     )->tuple: # decoded and what it should be, (B, C, f*h', f*w') each
-    "Decode transformed latents, transform their images (EQ-VAE, arXiv 2502.09509)."
-    f = x.shape[-1]//z.shape[-1]
-    return decode(warp(z, size, turns)), warp(x.detach(), (f*size[0], f*size[1]), turns)
 
 # %% ../../nbs/145_litevae.losses.ipynb #a9b6a50e
 @dataclass(frozen=True)
