@@ -19,8 +19,8 @@ from ..crops import Crops
 from ..norm import GroupNormSiLU
 from .decoder import Decoder
 from .encoder import FeatureUNet, WaveletEncoder
-from .autoencoder import Autoencoder, check_config
-from .autoencoder import check_choice, check_stats
+from .autoencoder import Autoencoder
+from .checks import check_choice, check_config, check_stats
 from .train import orthogonal_path
 from .wavelets import dwt2
 from ..metrics import psnr, ssim

@@ -21,7 +21,7 @@ from ..files import FileError, read_json, read_tensor_header, read_tensors
 from ..layers import Downsample, ResBlock
 from ..norm import GroupNormSiLU
 from .autoencoder import Autoencoder, AutoencoderConfig
-from .autoencoder import check_choice, check_config, check_stats
+from .checks import check_choice, check_config, check_stats
 from .decoder import KINDS, OUTPUTS, Decoder, MidBlock
 from .smc import fold_smc
 from ..settings import check_limits, check_number, make_config

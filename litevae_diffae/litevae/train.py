@@ -22,7 +22,8 @@ from ..sources import Source
 from .klvae import KLVAE, KLVAEConfig
 from .losses import (LossWeights, draw_warp, equivariance_pair,
                                            reconstruction_loss)
-from .autoencoder import Autoencoder, compute_latent_stats
+from .autoencoder import Autoencoder
+from .latents import compute_latent_stats
 from .model import LiteVAE, LiteVAEConfig
 from ..resume import data_identity
 from ..settings import check_positive
