@@ -116,7 +116,7 @@ def compute_latent_stats(model:Autoencoder, # gets a `config` that holds the res
                          size:int=256, # pixels of the squares measured, if it is a collection
                          value_range:tuple|str="auto", # for `open_source`, if it is a collection
                         )->LatentStats: # also in `model.config`
-    "Measure mean and std of the latents in float64 and keep them in `model.config`."
+    "Measure the latents in float64 and keep the result in `model.config` for `normalize_latents`."
     check_counts(batch_size=batch_size)
     if n_images is not None:
         check_counts(n_images=n_images)
