@@ -3,7 +3,8 @@ __version__ = "0.1.0"
 from importlib import import_module
 
 _names = {"litevae.model": ("LiteVAE", "LiteVAEConfig"),
-          "litevae.autoencoder": ("Autoencoder", "DiagonalGaussian", "compute_latent_stats"),
+          "litevae.autoencoder": ("Autoencoder", "DiagonalGaussian"),
+          "litevae.latents": ("compute_latent_stats",),
           "litevae.klvae": ("KLVAE", "KLVAEConfig"),
           "litevae.train": ("train_litevae", "train_schedule"),
           "litevae.discriminator": ("DiscriminatorConfig", "build_discriminator"),

@@ -34,7 +34,8 @@ from litevae_diffae.experiments.records import find_experiments
 from litevae_diffae.experiments.runs import run_row, toy
 from litevae_diffae.litevae.adversarial import AdversarialConfig, train_adversarial
 from litevae_diffae.litevae.analysis import decoder_imbalance, latent_mmd, latent_spectrum
-from litevae_diffae.litevae.autoencoder import compute_latent_stats, tiling_error
+from litevae_diffae.litevae.latents import compute_latent_stats
+from litevae_diffae.litevae.tiling import tiling_error
 from litevae_diffae.litevae.train import train_litevae
 from litevae_diffae.train import TrainConfig
 

@@ -5,8 +5,9 @@ from diffusers import AutoencoderKL, DDIMScheduler, DiTPipeline, DiTTransformer2
 from safetensors.torch import load_file, save_file
 from litevae_diffae.interop import to_diffusers
 from litevae_diffae.litevae.decoder import Decoder
-from litevae_diffae.litevae.klvae import KLVAE, KLVAEConfig, old_names
-from litevae_diffae.litevae.autoencoder import compute_latent_stats
+from litevae_diffae.litevae.diffusers import old_names
+from litevae_diffae.litevae.klvae import KLVAE, KLVAEConfig
+from litevae_diffae.litevae.latents import compute_latent_stats
 from litevae_diffae.litevae.model import LiteVAE
 
 CONFIGS = {

@@ -8,7 +8,7 @@ from litevae_diffae.diffae.codes import Codes
 from litevae_diffae.diffae.editor import fit_editor
 from litevae_diffae.diffae.latent import LatentDDIM
 from litevae_diffae.diffae.manipulate import fit_classifier
-from litevae_diffae.litevae.autoencoder import compute_latent_stats
+from litevae_diffae.litevae.latents import compute_latent_stats
 
 dtypes = [torch.bfloat16, torch.float16, torch.float64]
 tolerance = {torch.bfloat16: 0.25, torch.float16: 0.05, torch.float64: 2e-3}  # of the norm of what float32 says

@@ -5,8 +5,7 @@ import pytest
 import torch
 from litevae_diffae import KLVAE, LiteVAE
 from litevae_diffae.litevae.decoder import Decoder
-from litevae_diffae.litevae.autoencoder import tiling_error
-from litevae_diffae.litevae.tiling import decoder_radius, is_local, tiled_map
+from litevae_diffae.litevae.tiling import decoder_radius, is_local, tiled_map, tiling_error
 
 small = dict(extractor_channels=8, extractor_mult=(1,), aggregator_channels=8, aggregator_mult=(1,), n_res_blocks=1, z_channels=4,
              decoder_channels=8, decoder_mult=(1, 1, 1, 1), decoder_res_blocks=1, zero_init=False)

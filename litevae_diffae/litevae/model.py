@@ -10,7 +10,7 @@ import copy
 from dataclasses import dataclass, replace
 from torch import nn
 from .autoencoder import Autoencoder, AutoencoderConfig
-from .autoencoder import check_choice, check_config, check_stats
+from .checks import check_choice, check_config, check_stats
 from .decoder import KINDS, OUTPUTS, DecoderConfig, make_decoder
 from .encoder import EncoderConfig, WaveletEncoder
 from .smc import fold_smc

@@ -22,7 +22,8 @@ from .klvae import KLVAE, KLVAEConfig
 from .equivariance import draw_warp, equivariance_pair
 from .linear_start import delta_init
 from .losses import LossWeights, reconstruction_loss
-from .autoencoder import Autoencoder, compute_latent_stats
+from .autoencoder import Autoencoder
+from .latents import compute_latent_stats
 from .model import LiteVAE, LiteVAEConfig
 from ..resume import data_identity
 from ..settings import check_positive
