@@ -15,8 +15,8 @@ from torch import Tensor
 from ..diffae.codes import Codes
 from ..diffae.editor import fit_editor, mean_shifts
 from ..diffae.code_cache import cache_codes
-from ..diffae.manipulate import (
-    balanced_rows, fit_classifier, labelled, linear_classifier)
+from ..diffae.labels import balanced_rows, labelled
+from ..diffae.manipulate import fit_classifier, linear_classifier
 from ..diffae.model import DiffAE
 from ..diffae.scores import load_faces
 from .autoencoding import shipped_sha

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from .autoencoder import Autoencoder, check_config
-from .autoencoder import check_choice, check_stats
+from .autoencoder import Autoencoder
+from .checks import check_choice, check_config, check_stats
 from .decoder import Decoder
 from .linear_start import orthogonal_path
 from .wavelets import dwt2
