@@ -89,8 +89,8 @@ def prior_rows(scale:str)->list: # "small" -> rows
 experiments = {"diffae-prior": Experiment(
     "Which loss should the prior be trained with?",
     "2,000 codes drawn with T steps against the 12,000 of the training faces, normalised: Fréchet "
-    "(fd) and kernel distance (kid) of the codes; deviation: standard deviation, mean over dimensions, "
-    "data 1; tails: values beyond 3 standard deviations, as a multiple of the data's; "
+    "(fd) and kernel distance (kid) of the codes; deviation: standard deviation, mean over "
+    "dimensions, data 1; tails: values beyond 3 standard deviations, times the data's; "
     "share_NAME: attribute share read by a linear probe of all labels; share_error: mean distance "
     "from the shares read in the data",
     prior_rows,

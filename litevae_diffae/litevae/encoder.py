@@ -56,7 +56,7 @@ class FeatureUNet(nn.Module):
             skips.append(x)
         x = self.mid(x)
         for block in self.up:
-            x = torch.cat([x, skips.pop()], 1) # on its own line, which frees both parts
+            x = torch.cat([x, skips.pop()], 1)
             x = block(x)
         return self.conv_out(x)
 

@@ -17,7 +17,7 @@ def check_image(x:Tensor, # (..., H, W)
                 levels:int, # at least 1
                )->Tensor: # `x` in float32, or in float64 if it was
     "Refuse what `levels` levels cannot transform exactly."
-    wavelet_filters(wavelet)
+    wavelet_filters(wavelet) # raises if the name is unknown
     size = tuple(x.shape[-2:])
     if type(levels) is not int or levels < 1:
         raise ValueError(f"levels: expected an integer of at least 1, got {levels!r}")
@@ -62,7 +62,7 @@ def waverec2(coeffs:list, # [ll_L, (lh_L, hl_L, hh_L), ..., (lh_1, hl_1, hh_1)]
              wavelet:str="haar", # the one that made them
             )->Tensor: # (..., H, W), in the dtype of ll_L
     "Undo `wavedec2` exactly."
-    wavelet_filters(wavelet)
+    wavelet_filters(wavelet) # raises if the name is unknown
     ll, *details = check_coeffs(coeffs)
     x = ll.to(torch.promote_types(ll.dtype, torch.float32))
     for bands in details:
