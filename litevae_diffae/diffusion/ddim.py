@@ -16,7 +16,7 @@ from ..core import draw_normal
 from .schedule import Schedule, ddim_timesteps
 
 # %% ../../nbs/210_diffusion.ddim.ipynb #1ea0dbdc
-def predict_x0(x:Tensor, # (B, C, H, W) state at noise level `abar`
+def predict_x0(x:Tensor, # (B, C, H, W) state at level `abar`
                eps:Tensor, # (B, C, H, W) noise in it
                abar:float, # in (0, 1]
               )->Tensor: # (B, C, H, W)
@@ -24,7 +24,7 @@ def predict_x0(x:Tensor, # (B, C, H, W) state at noise level `abar`
     return x/abar**0.5 - (1/abar - 1)**0.5*eps
 
 # %% ../../nbs/210_diffusion.ddim.ipynb #25777790
-def predict_eps(x:Tensor, # (B, C, H, W) state at noise level `abar`
+def predict_eps(x:Tensor, # (B, C, H, W) state at level `abar`
                 x_0:Tensor, # (B, C, H, W) clean image in it
                 abar:float, # in (0, 1)
                )->Tensor: # (B, C, H, W)
@@ -39,7 +39,7 @@ class Step(NamedTuple):
     eps: Tensor # (B, C, H, W) noise, derived again if clamped
 
 # %% ../../nbs/210_diffusion.ddim.ipynb #a2b2d02d
-def ddim_step(x:Tensor, # (B, C, H, W) state at noise level `abar_from`
+def ddim_step(x:Tensor, # (B, C, H, W) state at level `abar_from`
               eps:Tensor, # (B, C, H, W) noise predicted at that state
               abar_from:float, # in (0, 1]
               abar_to:float, # in [0, 1]; larger than `abar_from` denoises, smaller inverts
@@ -49,8 +49,7 @@ def ddim_step(x:Tensor, # (B, C, H, W) state at noise level `abar_from`
     x_0 = predict_x0(x, eps, abar_from)
     if clip:
         x_0 = x_0.clamp_(-1, 1)
-    if clip and abar_from < 1:
-        eps = predict_eps(x, x_0, abar_from)
+        if abar_from < 1: eps = predict_eps(x, x_0, abar_from)
     return Step(abar_to**0.5*x_0 + (1 - abar_to)**0.5*eps, x_0, eps)
 
 # %% ../../nbs/210_diffusion.ddim.ipynb #5972c745

@@ -44,6 +44,7 @@ def mirror_step(eps_model:Callable, # (x_t, t as int) -> predicted noise
     low, high = levels
     step = ddim_step(x, eps_model(x, t), low, high, clip)
     for _ in range(n_iters):
+        # ddim_step only for the noise after the clamp, which is what the sampler will use
         eps = ddim_step(step.x, eps_model(step.x, t), high, low, clip).eps
         step = ddim_step(x, eps, low, high, clip=False)
     return step
