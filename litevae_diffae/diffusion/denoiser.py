@@ -8,6 +8,7 @@ __all__ = ['Denoiser']
 # %% ../../nbs/735_diffusion.denoiser.ipynb #0732fe98
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import repeat
 import torch
 from torch import Tensor
 from .schedule import Schedule
@@ -28,24 +29,22 @@ class Denoiser:
                  t:int, # one of `steps`
                 )->Tensor: # (N, C, H, W)
         "Predicted noise."
-        abar, pieces = self.schedule.alphas_cumprod[t].item(), x.split(self.batch_size)
-        times = [m[self._index[t]] for m in self._time]
+        abar, i = self.schedule.alphas_cumprod[t].item(), self._index[t]
+        times, codes, widths = self._modulations
         noise = []
-        for piece, c in zip(pieces, self._codes or [None]*len(pieces)):
-            a, b = (m.expand(len(piece), -1) for m in times)
-            modulations = adagn(a, b, c, self._widths)
-            noise.append(predicted_noise(self.unet, piece, abar, modulations))
+        for piece, c in zip(x.split(self.batch_size), codes):
+            a, b = (m[i].expand(len(piece), -1) for m in times)
+            noise.append(predicted_noise(self.unet, piece, abar, adagn(a, b, c, widths)))
         return torch.cat(noise) if len(noise) > 1 else noise[0]
 
     @cached_property
-    def _time(self): return self.unet.time_modulation(self.steps.to(self.unet.device))
-    @cached_property
     def _index(self): return {t: i for i, t in enumerate(self.steps.tolist())}
+
     @cached_property
-    def _widths(self): return self.unet.widths()
-    @cached_property
-    def _codes(self):
-        "Modulations by z_sem of each piece; None without."
-        if self.z_sem is None: return None
-        pieces = self.z_sem.to(self.unet.dtype).split(self.batch_size)
-        return [self.unet.z_modulation(z) for z in pieces]
+    def _modulations(self):
+        "Modulations by all steps, by z_sem for each piece (None without), and the blocks' widths."
+        net, z = self.unet, self.z_sem
+        times, codes = net.time_modulation(self.steps.to(net.device)), repeat(None)
+        if z is not None:
+            codes = [net.z_modulation(piece) for piece in z.to(net.dtype).split(self.batch_size)]
+        return times, codes, net.widths()
