@@ -71,7 +71,8 @@ class UNetBlock(nn.Module):
                )->Tensor: # (B, c_out, H', W')
         h = resample(self.in_layers[0](x), self.mode)
         h = self.out_layers[0](self.in_layers[2](h), scale, shift)
-        if self.training: h = dropout(h, self.p)
+        if self.training:
+            h = dropout(h, self.p)
         return self.skip_connection(resample(x, self.mode)) + self.out_layers[3](h)
 
 # %% ../../nbs/230_diffusion.unet.ipynb #f30256a5
