@@ -55,7 +55,7 @@ def changes(found):
 
 def trips():
     "Name -> call without arguments, on models that are made before."
-    diffae, vae = DiffAE.from_preset("diffae-tiny"), LiteVAE.from_preset("litevae-tiny")
+    diffae, vae = DiffAE.from_preset("diffae-tiny").eval(), LiteVAE.from_preset("litevae-tiny").eval()
     x = torch.rand(2, 3, 32, 32)*2 - 1
     return {"DiffAE.reconstruct": lambda: diffae.reconstruct(x, n_steps=2), "LiteVAE.forward": lambda: vae(x)}
 

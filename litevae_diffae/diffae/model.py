@@ -21,8 +21,7 @@ from ..diffusion.inversion import invert as invert_x
 from ..diffusion.model import DDIMConfig, DiffusionModel, avatars_net
 from ..diffusion.model import check_images, check_noise, check_range, denoising_loss
 from ..diffusion.schedule import at_least_float32, check_steps, ddim_timesteps
-from ..diffusion.denoiser import Denoiser
-from ..diffusion.unet import check_widths, predicted_noise
+from ..diffusion.unet import Denoiser, check_widths, predicted_noise
 from ..diffusion.velocity import rms_tensor
 from ..norm import as_input
 from ..settings import check_counts, check_limits, check_positive, check_value

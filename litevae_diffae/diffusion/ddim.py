@@ -49,7 +49,8 @@ def ddim_step(x:Tensor, # (B, C, H, W) state at level `abar_from`
     x_0 = predict_x0(x, eps, abar_from)
     if clip:
         x_0 = x_0.clamp_(-1, 1)
-        if abar_from < 1: eps = predict_eps(x, x_0, abar_from)
+        if abar_from < 1:
+            eps = predict_eps(x, x_0, abar_from)
     return Step(abar_to**0.5*x_0 + (1 - abar_to)**0.5*eps, x_0, eps)
 
 # %% ../../nbs/210_diffusion.ddim.ipynb #5972c745

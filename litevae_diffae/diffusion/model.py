@@ -16,13 +16,12 @@ from ..pretrained import Pretrained
 from ..core import can_look, check_generator, on_own_device
 from ..settings import check_counts
 from ..core import check_tensor, check_values, draw_normal
-from .denoiser import Denoiser
 from .dpm_solver import check_sampler, samplers
 from .inversion import invert as invert_x
 from .schedule import Schedule, at_least_float32, check_steps
 from .schedule import ddim_timesteps, linear_betas, q_sample
-from .unet import UNet, UNetConfig, check_choice, network_output
-from .unet import predicted_noise, size_factor
+from .unet import Denoiser, UNet, UNetConfig, check_choice
+from .unet import network_output, predicted_noise, size_factor
 from .weights import weighted_error
 
 # %% ../../nbs/240_diffusion.model.ipynb #1bf617ff

@@ -4,11 +4,13 @@
 
 # %% auto #0
 __all__ = ['timestep_embedding', 'time_mlp', 'UNetBlock', 'adagn', 'size_factor', 'check_choice', 'check_widths', 'UNetConfig',
-           'UNetParts', 'UNet', 'network_output', 'predicted_noise']
+           'UNetParts', 'UNet', 'network_output', 'predicted_noise', 'Denoiser']
 
 # %% ../../nbs/230_diffusion.unet.ipynb #fa238ab2
 import math
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import repeat
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -17,6 +19,7 @@ from .blocks import AttentionBlock, Down, Up
 from .blocks import haar_stem, haar_unstem, norm, resample
 from .blocks import way_down, way_up, zero_init
 from .dropout import dropout
+from .schedule import Schedule
 from .velocity import preconditioned, velocity_to_eps
 from ..layers import check_overflow
 from ..norm import as_input
@@ -313,3 +316,38 @@ def predicted_noise(unet:UNet, # with the settings in `unet.config`
     out = check_overflow(out, unet.dtype, "eps")              # a clamp would hide it
     if unet.config.prediction_type == "eps": return out
     return velocity_to_eps(out, x_t, abar)
+
+# %% ../../nbs/230_diffusion.unet.ipynb #8f6592b8
+@dataclass
+class Denoiser:
+    "A `UNet` at work in a sampler: the noise at the steps of a grid, always for the same images."
+    unet: UNet # the network
+    schedule: Schedule # noise levels of all steps
+    steps: Tensor # (n,) steps that will be asked
+    z_sem: Tensor|None = None # (N, D) codes of the N images; None: a network without
+    batch_size: int = 64 # images that go through the network at a time
+
+    def __call__(self,
+                 x:Tensor, # (N, C, H, W) states
+                 t:int, # one of `steps`
+                )->Tensor: # (N, C, H, W)
+        "Predicted noise."
+        abar, i = self.schedule.alphas_cumprod[t].item(), self._index[t]
+        times, codes, widths = self._modulations
+        noise = []
+        for piece, c in zip(x.split(self.batch_size), codes):
+            a, b = (m[i].expand(len(piece), -1) for m in times)
+            noise.append(predicted_noise(self.unet, piece, abar, adagn(a, b, c, widths)))
+        return torch.cat(noise) if len(noise) > 1 else noise[0]
+
+    @cached_property
+    def _index(self): return {t: i for i, t in enumerate(self.steps.tolist())}
+
+    @cached_property
+    def _modulations(self):
+        "Modulations by all steps, by z_sem for each piece (None without), and the blocks' widths."
+        net, z = self.unet, self.z_sem
+        times, codes = net.time_modulation(self.steps.to(net.device)), repeat(None)
+        if z is not None:
+            codes = [net.z_modulation(piece) for piece in z.to(net.dtype).split(self.batch_size)]
+        return times, codes, net.widths()

@@ -43,8 +43,10 @@ def wavedec2(x:Tensor, # (..., H, W), any float dtype, H and W multiples of 2**l
 
 # %% ../../nbs/100_litevae.wavelets.ipynb #7e154dee
 def check_coeffs(coeffs:list, # [ll_L, (lh_L, hl_L, hh_L), ..., (lh_1, hl_1, hh_1)]
+                 wavelet:str="haar", # any orthogonal PyWavelets name
                 )->list: # `coeffs`
     "Refuse bands that no `wavedec2` has made."
+    wavelet_filters(wavelet) # raises if the name is unknown
     ll, *details = coeffs
     if ll.ndim < 2 or not ll.is_floating_point():
         got = f"{ll.dtype} {tuple(ll.shape)}"
@@ -62,8 +64,7 @@ def waverec2(coeffs:list, # [ll_L, (lh_L, hl_L, hh_L), ..., (lh_1, hl_1, hh_1)]
              wavelet:str="haar", # the one that made them
             )->Tensor: # (..., H, W), in the dtype of ll_L
     "Undo `wavedec2` exactly."
-    wavelet_filters(wavelet) # raises if the name is unknown
-    ll, *details = check_coeffs(coeffs)
+    ll, *details = check_coeffs(coeffs, wavelet)
     x = ll.to(torch.promote_types(ll.dtype, torch.float32))
     for bands in details:
         x = inverse_step((x, *(b.to(x.dtype) for b in bands)), wavelet)
