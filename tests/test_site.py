@@ -24,7 +24,7 @@ from website.build import (check_out, copy_project, heading_anchor, lost_links, 
                            read_sources, render, settings)
 from website.convert import (Code, Definition, Markdown, Page, Site, convert_code, convert_markdown,
                              exercises, is_folded, minutes, read_parts, split_definitions, text,
-                             to_markdown, to_notebook)
+                             tidy_signature, to_markdown, to_notebook)
 from website.sections import notebooks, page_name, reading_order, sections
 
 CFG = settings(ROOT)
@@ -488,6 +488,16 @@ def test_a_definition_is_shown_once():
     made = to_notebook(Page(NBS[0], "x", "X", "", parts), ABOUT)["cells"]
     assert sum("class Step" in cell["source"] for cell in made) == 1
     assert sum("<details" in cell["source"] for cell in made) == 3
+
+
+@pytest.mark.parametrize("signature, made", [
+    ("f(\n    x:Tensor, y:int=1\n)->Tensor", None),
+    ("class A(\n    a:tuple=(1, 2), b:dict[str, int]=None,\n    c:str='x, y'" + ", c:int=0"*8 + "\n)",
+     "class A(\n    a:tuple=(1, 2), b:dict[str, int]=None,\n    c:str='x, y',\n" + "    c:int=0,\n"*8 + ")"),
+    ("f(\n    c:Config=Config(a=1, b=(2, 3), name='" + "x"*60 + "'), d:int=Config(a=1)\n)",
+     "f(\n    c:Config=Config(...),\n    d:int=Config(a=1),\n)")])
+def test_long_signatures(signature, made):
+    assert tidy_signature(signature) == (made or signature)
 
 
 def test_patched_methods_belong_to_their_class():

@@ -167,7 +167,7 @@ def interpolate(studio:Studio, # model and codes
                )->tuple: # images: n, both ends included; one line
     "A walk from one image to another: z_sem on the line, x_T on the arc."
     T, alphas = steps_near(n_steps), np.linspace(0, 1, _whole("n", n, 2, 64)).tolist()
-    named = (picture_a, "first figure"), (picture_b, "second picture")
+    named = (picture_a, "first picture"), (picture_b, "second picture")
     a, b = (studio.codes(studio.square(*p), T) for p in named)
     walk = torch.cat([between(studio.model, a, b, alpha, T) for alpha in alphas])
     said = f"T = {T} steps. 0 and 1 are the reconstructions of the two pictures."

@@ -16,6 +16,8 @@ from .sections import page_name
 WORDS_A_MINUTE = 200
 CODE_LINES_A_MINUTE = 20
 FIGURE_SECONDS = 10
+SIGNATURE_COLUMNS = 80  # a longer line of parameters becomes one line for each
+DEFAULT_COLUMNS = 30  # a longer default that is a call is shown as `Name(...)`
 FOLDED_FIGURE_LINES = 8  # a longer cell that draws is folded
 ANSWER = re.compile(r"# @title (Answer(?: \d+)?)\n") # first line: folded, on Colab too
 EXERCISE = re.compile(r"^\*\*Exercise (\d+), (predict|change|break)\.\*\*", flags=re.M)
@@ -277,6 +279,34 @@ def convert_code(part):
     return code_cell(ANSWER.sub("", part.source, count=1), part.outputs, tags=tags, mystnb=meta)
 
 
+def split_parameters(line):
+    "The parameters of a line; commas inside of brackets and quotes belong to them."
+    found, depth, quote = [""], 0, ""
+    for c in line:
+        if quote: quote = "" if c == quote else quote
+        elif c in "'\"": quote = c
+        else: depth += (c in "([{") - (c in ")]}")
+        if c == "," and depth == 0 and not quote: found.append("")
+        else: found[-1] += c
+    return [p.strip() for p in found if p.strip()]
+
+
+def short_default(parameter):
+    "A parameter whose long default, if it is a call, is cut: `config:Config=Config(...)`."
+    call = re.search(r"=([A-Za-z_][\w.]*)\(.*\)$", parameter, flags=re.S)
+    if not call or len(call[0]) <= DEFAULT_COLUMNS: return parameter
+    return f"{parameter[:call.start()]}={call[1]}(...)"
+
+
+def tidy_signature(signature):
+    "A signature whose long lines of parameters are one line for each."
+    lines = []
+    for line in signature.split("\n"):
+        if len(line) <= SIGNATURE_COLUMNS or not line.startswith("    "): lines.append(line)
+        else: lines += [f"    {short_default(p)}," for p in split_parameters(line)]
+    return "\n".join(lines)
+
+
 def convert_definition(part, page, site):
     "Anchor and source link, the code once, and the table folded below."
     doc = part.doc or Doc(part.name, "", "", "", "")
@@ -284,7 +314,7 @@ def convert_definition(part, page, site):
     head += [f":source: {doc.url}"] if doc.url else []
     head += [f":members: {','.join(part.members)}"] if part.members else []
     yield markdown_cell("\n".join([*head, "```"]))
-    yield code_cell(part.source or doc.signature, tags=["definition"])
+    yield code_cell(part.source or tidy_signature(doc.signature), tags=["definition"])
     below = [doc.says] if doc.says and not part.source else []
     if doc.table:
         what = "Fields" if "class " in doc.signature[:6] else "Parameters"
