@@ -32,7 +32,8 @@ BEGIN, END = "<!-- cost -->", "<!-- end of cost -->"
 
 def duration(seconds):
     "Seconds or minutes, as one says them."
-    if seconds < 90: return f"{max(1, round(seconds))} seconds"
+    if seconds < 1.5: return "a second"
+    if seconds < 90: return f"{round(seconds)} seconds"
     return f"{seconds/60:.0f} minutes"
 
 
