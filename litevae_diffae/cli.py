@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['Count', 'Batch', 'Rate', 'Share', 'Workers', 'Precision', 'Range', 'Preset', 'Adversary', 'Schedule', 'Width',
            'BatchOf', 'Card', 'Kind', 'Method', 'Tile', 'Data', 'Few', 'PriorSteps', 'First', 'Last', 'Between',
-           'Strength', 'bench_parts', 'Parts', 'Name', 'FirstSeed', 'Checkpoint', 'Port', 'commands', 'description',
-           'Command', 'Demo', 'RunOptions', 'Train', 'Distill', 'Plan', 'ReadOptions', 'SamplerOptions',
-           'RebuildOptions', 'Encode', 'Reconstruct', 'Evaluate', 'Sample', 'Interpolate', 'Edit', 'Bench',
-           'Experiment', 'Import', 'App', 'parse', 'answer', 'main']
+           'Strength', 'Rules', 'Seeds', 'bench_parts', 'Parts', 'Name', 'FirstSeed', 'Checkpoint', 'Port', 'commands',
+           'description', 'Command', 'Demo', 'RunOptions', 'Train', 'Distill', 'Plan', 'ReadOptions', 'SamplerOptions',
+           'RebuildOptions', 'Encode', 'Reconstruct', 'Evaluate', 'Sample', 'Interpolate', 'Edit', 'SetOptions', 'Fid',
+           'Bench', 'Experiment', 'Import', 'App', 'parse', 'answer', 'main']
 
 # %% ../nbs/890_cli.ipynb #fea992a6
 import contextlib
@@ -245,6 +245,38 @@ class Edit(ReadOptions):
     n_steps: Steps = 100 # steps of inversion and sampler
     does = "imaging.edit"
 
+# %% ../nbs/890_cli.ipynb #f1d30001
+@dataclass(frozen=True, kw_only=True)
+class SetOptions(ReadOptions):
+    "Options that say which images of a data set are meant."
+    crop: Optional[Literal["centre", "d2c"]] = None # of A: middle square; d2c: CelebA's face
+    split: Optional[Literal["train", "test"]] = None # of a data set that has splits
+    attributes: Optional[str] = None # CSV or CelebA list for A, if it is a folder or an LMDB
+    only: Optional[str] = None # images of A of one class: Male, or Male=0 for those without
+
+# %% ../nbs/890_cli.ipynb #f1d30003
+Rules = Literal["rfid", "ldm", "diffae-table4", "diffae-table4-autoencoding", "diffae-celeba64",
+                "diffae-table3", "diffae-table3-naive"] # as in fid, which takes long to load
+Seeds = Annotated[int, Within(1, 100)]
+
+@dataclass(frozen=True)
+class Fid(SetOptions):
+    "Compare B with A by FID: folders, data sets, .safetensors, samples:MODEL, reconstructions:MODEL."
+    a: First # real images: folder, data set or kept statistics
+    b: Last # the same, or samples:MODEL, or reconstructions:MODEL of A's images
+    protocol: Optional[Rules] = None # numbers, crops and seeds of a paper
+    n: Optional[Many] = None # the first so many images of each side; all if not given
+    size: Optional[Size] = None # pixels of centre crops; the model's, or whole images
+    features: Optional[Literal["inception", "alexnet"]] = None # alexnet: no download, not FID
+    batch_size: Batch = 50 # images at a time
+    n_steps: Optional[Steps] = None # sampler steps of a diffusion model: 100 if not given
+    random_x_T: bool = False # Diff-AE: reconstructions from noise instead of the encoded x_T
+    seeds: Optional[Seeds] = None # drawings of B, of which mean and standard deviation are told
+    cache: Optional[str] = None # folder where statistics are kept
+    weights_path: Optional[str] = None # Inception's weights, if they are on disk already
+    out: str = "fid.json" # file for the result
+    does = "fid.fid"
+
 # %% ../nbs/890_cli.ipynb #4abe33d4
 bench_parts = ("wavelets", "encode", "memory", "smc", "layers", "profile", "diffusion_train",
                "diffusion_sample", "diffusion_memory") # as in bench.run, which takes long to load
@@ -325,7 +357,7 @@ class App(Command):
 # %% ../nbs/890_cli.ipynb #f138ee8a
 commands = {"demo": Demo, "train": Train, "plan": Plan, "distill": Distill, "encode": Encode,
             "reconstruct": Reconstruct, "sample": Sample, "interpolate": Interpolate,
-            "edit": Edit, "evaluate": Evaluate, "bench": Bench, "experiment": Experiment,
+            "edit": Edit, "evaluate": Evaluate, "fid": Fid, "bench": Bench, "experiment": Experiment,
             "import": Import, "app": App}
 description = (
     "LiteVAE and Diff-AE: train, encode, reconstruct, sample, edit, evaluate. "
