@@ -151,7 +151,7 @@ experiments["t3"] = Experiment(
     "random weights, float32, 256 px; batch 2 at small scale, 32 at paper scale; median of rounds; "
     "memory: growth of the peak in a fresh process (processor), peak allocation (GPU)",
     rows_of(run_cost, _costs(batch=2, size=256, rounds=3), _costs(batch=32, size=256, rounds=20),
-            lambda config: dict(encoder=build_encoder(config["encoder"]))),
+            lambda config: dict(encoder=build_encoder(config["encoder"], "meta"))),
     paper={
         "VAE": dict(parameters=34.16e6, memory_mb=8860, images_per_second=68),
         "LiteVAE-S": dict(parameters=1.03e6, memory_mb=1324, images_per_second=384),
