@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['Count', 'Batch', 'Rate', 'Share', 'Workers', 'Precision', 'Range', 'Preset', 'Adversary', 'Schedule', 'Width',
            'BatchOf', 'Card', 'Kind', 'Method', 'Tile', 'Data', 'Few', 'PriorSteps', 'First', 'Last', 'Between',
-           'Strength', 'Rules', 'Seeds', 'bench_parts', 'Parts', 'Name', 'FirstSeed', 'Checkpoint', 'Port', 'commands',
-           'description', 'Command', 'Demo', 'RunOptions', 'Train', 'Distill', 'Plan', 'ReadOptions', 'SamplerOptions',
-           'RebuildOptions', 'Encode', 'Reconstruct', 'Evaluate', 'Sample', 'Interpolate', 'Edit', 'SetOptions', 'Fid',
-           'Bench', 'Experiment', 'Import', 'App', 'parse', 'answer', 'main']
+           'Strength', 'Rules', 'Seeds', 'bench_parts', 'Parts', 'Name', 'FirstSeed', 'small_only', 'ScaleOf',
+           'Checkpoint', 'Port', 'commands', 'description', 'Command', 'Demo', 'RunOptions', 'Train', 'Distill', 'Plan',
+           'ReadOptions', 'SamplerOptions', 'RebuildOptions', 'Encode', 'Reconstruct', 'Evaluate', 'Sample',
+           'Interpolate', 'Edit', 'SetOptions', 'Fid', 'Bench', 'Experiment', 'Import', 'App', 'parse', 'answer',
+           'main']
 
 # %% ../nbs/890_cli.ipynb #fea992a6
 import contextlib
@@ -303,23 +304,30 @@ class Bench(Command):
 # %% ../nbs/890_cli.ipynb #85707d5c
 Name = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")]
 FirstSeed = Annotated[int, Within(0, 10_000)]
+small_only = ("baseline", "photos", "distill", "diffae-recipe", "diffae-samples-fid",
+              "diffae-interpolation", "diffae-editing", "diffae-editing-labels",
+              "diffae-editing-confounded") # as the experiments say, which take long to load
+ScaleOf = Annotated[Literal["small", "paper"], tyro.conf.arg(
+    help="CPU cores and minutes; or the paper's sizes, which have no rows for "
+         f"{', '.join(small_only)}")]
 
 @dataclass(frozen=True)
 class Experiment(Command):
     "Make a table of the website: train and measure what is not yet in the results."
     name: Name # such as diffae-autoencoding; an unknown one lists all
-    scale: Literal["small", "paper"] = "small" # CPU cores and minutes; or the paper's sizes
+    scale: ScaleOf = "small" # CPU cores and minutes; or the paper's sizes, where there are any
     seeds: Few = 2 # runs of each row
     first_seed: FirstSeed = 0 # leave out the seeds before this one, which another terminal runs
     rows: tuple[str, ...] = () # names of rows; all if not given
+    data: tuple[str, ...] = () # places of the papers' sets: imagenet=/data/imagenet ffhq=...
+    batch: Optional[Many] = None # paper: other images a step; steps and rate follow
+    batch_size: Optional[Batch] = None # images at once on each GPU; the step stays
+    check: bool = False # say what each row costs and what is missing, and stop
+    gpu: Card = "h100" # card that --check thinks of
     out: str = "results" # folder for NAME.json
     work: str = "runs" # folder for logs, checkpoints and records
     trains = True
-
-    def run(self):
-        from litevae_diffae.experiments.records import run_experiment
-        out, work = expand_path(self.out, "out"), expand_path(self.work, "work")
-        run_experiment(self.name, self.scale, self.seeds, out, work, self.rows, self.first_seed)
+    does = "papers.experiment"
 
 # %% ../nbs/890_cli.ipynb #862ed435
 Checkpoint = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="CKPT")]

@@ -7,6 +7,8 @@ __all__ = ['Needs', 'needs_of', 'missing', 'check_needs']
 
 # %% ../../nbs/595_experiments.needs.ipynb #4b1c7a10
 from dataclasses import dataclass
+from pathlib import Path
+import torch
 from ..data import open_source
 from .places import PLACES, count_note, open_place
 from ..fid import feature_network
@@ -57,7 +59,8 @@ def missing(needs:Needs, # of all rows
         try:
             feature_network(name, "cpu") if name == "inception" else trunk_weights(name)
         except (ValueError, OSError, ImportError, RuntimeError) as e:
-            faults.append(str(e))
+            folder = Path(torch.hub.get_dir())/"checkpoints"
+            faults.append(f"{e} (files of weights are looked for in {folder})")
     return faults, [note for note in notes if note]
 
 # %% ../../nbs/595_experiments.needs.ipynb #d4031e49

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['in_key', 'scales', 'modules', 'record_fields', 'MEND', 'Row', 'row_key', 'this_setting', 'Experiment', 'rows_of',
            'find_experiments', 'spread_of', 'record_fault', 'results_of', 'read_records', 'make_table', 'check_target',
-           'write_results', 'images_a_step', 'run_one', 'check_folder', 'run_experiment', 'find_result', 'read_results',
-           'results_table', 'Markdown', 'markdown_table']
+           'write_results', 'images_a_step', 'run_one', 'check_folder', 'chosen_rows', 'run_experiment', 'find_result',
+           'read_results', 'results_table', 'Markdown', 'markdown_table']
 
 # %% ../../nbs/600_experiments.records.ipynb #255a37e1
 import hashlib
@@ -298,6 +298,17 @@ def _chosen(rows, todo):
             raise ValueError(f"rows: must be among {', '.join(names)}, got {name!r}")
     return [row for row in todo if not rows or row.name in rows]
 
+def chosen_rows(name:str, # one of `find_experiments`
+                scale:str="small", # or "paper"
+                rows:tuple=(), # names; all if empty
+                change:Callable=list, # the rows of the scale -> rows to run
+               )->list: # of `Row`
+    "The rows that a command means."
+    known = find_experiments()
+    _one_of("experiment", name, known)
+    return _chosen(rows, change(known[name].rows_at(scale)))
+
+# %% ../../nbs/600_experiments.records.ipynb #9415815c
 def run_experiment(name:str, # one of `find_experiments`
                    scale:str="small", # or "paper"
                    seeds:int=2, # runs of each row
