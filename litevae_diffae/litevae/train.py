@@ -84,7 +84,7 @@ class _ResumableTask(Task):
         if self.equivariance:
             said["equivariance"] = self.equivariance
         if self.part:
-            said["part"] = list(self.part)
+            said["schedule"] = list(self.part)
         return {**said, **self.identity}
 
     @torch.no_grad()
