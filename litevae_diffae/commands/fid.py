@@ -56,13 +56,14 @@ class FidPlan:
     n_real: int|None # images of A; None: all
     n_other: int|None # images of B; None: all, for samples as many as A has
     crop: str # centre or d2c, for the data of A
-    split: str # train or test, of data sets that have splits
+    split: str # train or test, for data sets that have splits
     features: str # network
     seeds: int # values, one for each drawing of B
     random_x_T: bool # Diff-AE: decode from noise
-    protocol: Protocol|None = None # of a paper
+    protocol: Protocol|None = None # rules of a paper
     departures: tuple = () # where the user wants it otherwise than the protocol
 
+# %% ../../nbs/886_commands.fid.ipynb #f1d2000c
 def _plain_plan(o, sides):
     "The plan of a comparison without protocol."
     split = "test" if "reconstructions" in [s.kind for s in sides] else "train"
@@ -87,8 +88,8 @@ def plan_fid(o, # a `Fid` command
     other = tuple(f"{k} {v} instead of {theirs[k]}" for k, v in ours.items() if v != theirs[k])
     return FidPlan(**ours, protocol=p, departures=other)
 
-# %% ../../nbs/886_commands.fid.ipynb #f1d2000c
-def check_sides(plan:FidPlan, # of the comparison
+# %% ../../nbs/886_commands.fid.ipynb #f1d2000e
+def check_sides(plan:FidPlan, # plan that they must suit
                 sides:tuple, # A and B
                )->None:
     "`ValueError` for sides that can't be compared, or not by the protocol."
@@ -103,7 +104,7 @@ def check_sides(plan:FidPlan, # of the comparison
     if b not in (p.other, "data", "statistics"):
         raise ValueError(f"protocol: in {p.name} B is {p.other}, or a folder of them, not {b}")
 
-# %% ../../nbs/886_commands.fid.ipynb #f1d2000e
+# %% ../../nbs/886_commands.fid.ipynb #f1d20010
 def class_wanted(only:str, # NAME, NAME=1 or NAME=0
                 )->tuple: # name, 0 or 1
     "The class that `--only` names."
@@ -111,7 +112,7 @@ def class_wanted(only:str, # NAME, NAME=1 or NAME=0
     if name and (not sign or value in ("0", "1")): return name, int(value or 1)
     raise ValueError(f"only: must be NAME, NAME=1 or NAME=0, got {only!r}")
 
-# %% ../../nbs/886_commands.fid.ipynb #f1d20011
+# %% ../../nbs/886_commands.fid.ipynb #f1d20013
 MODEL_BATCH = 16 # images that a model makes at once; the noise of samples depends on it
 
 class Comparison:
@@ -204,7 +205,7 @@ class Comparison:
             self._network = feature_network(self.plan.features, None, self.o.weights_path)
         return self._network
 
-# %% ../../nbs/886_commands.fid.ipynb #f1d20014
+# %% ../../nbs/886_commands.fid.ipynb #f1d20016
 def pick_class(source, # with attributes
                only:str, # as `class_wanted` takes it
               )->Part: # the images of the class
@@ -217,7 +218,7 @@ def pick_class(source, # with attributes
     if index: return Part(source, index)
     raise ValueError(f"only: no image has {name}={value}")
 
-# %% ../../nbs/886_commands.fid.ipynb #f1d20016
+# %% ../../nbs/886_commands.fid.ipynb #f1d20018
 def side_source(c:Comparison, # has the options
                 k:int, # 0: A, 1: B
                ): # a source
@@ -239,10 +240,11 @@ def side_source(c:Comparison, # has the options
         source = pick_class(source, o.only)
     return c._sources.setdefault(k, source)
 
+# %% ../../nbs/886_commands.fid.ipynb #f1d2001a
 def side_count(c:Comparison, # has the plan
                k:int, # 0: A, 1: B
               )->int: # images
-    "How many images of a side are measured; `ValueError` if it has fewer."
+    "Number of images of a side that are measured; `ValueError` if it has fewer."
     kind, n = c.sides[k].kind, (c.plan.n_real, c.plan.n_other)[k]
     if kind == "data":
         there = len(side_source(c, k))
@@ -259,12 +261,12 @@ def side_count(c:Comparison, # has the plan
     way_out = "; give --n, which is written down as a departure" if name != "--n" else ""
     raise ValueError(f"n: {name} asks for {n:,} images, {'AB'[k]} has {there:,}{way_out}")
 
-# %% ../../nbs/886_commands.fid.ipynb #f1d20019
+# %% ../../nbs/886_commands.fid.ipynb #f1d2001d
 @torch.no_grad()
 def remade(c:Comparison, # has the model
            k:int, # the side of the reconstructions
            n:int, # images
-           seed:int, # of a random x_T
+           seed:int, # decides a random x_T
           ): # (C, H, W) in [-1, 1], one by one
     "Reconstructions of the other side's images."
     model, options = c.models[k], {}
@@ -278,11 +280,12 @@ def remade(c:Comparison, # has the model
         left -= len(x)
         yield from rebuild(model, x.to(model.device), **options).clamp(-1, 1).cpu()
 
+# %% ../../nbs/886_commands.fid.ipynb #f1d2001f
 @torch.no_grad()
 def drawn(c:Comparison, # has the model
           k:int, # the side of the samples
           n:int, # images
-          seed:int, # of the noise
+          seed:int, # decides the noise
          ): # (C, H, W) in [-1, 1], one by one
     "Samples of a model; of a class, where the protocol says so."
     model, noise, left = c.models[k], torch.Generator().manual_seed(seed), n
@@ -297,11 +300,11 @@ def drawn(c:Comparison, # has the model
             x = model.sample(m, c.n_steps, generator=noise)
         yield from x.clamp(-1, 1).cpu()
 
-# %% ../../nbs/886_commands.fid.ipynb #f1d2001c
+# %% ../../nbs/886_commands.fid.ipynb #f1d20022
 def side_facts(c:Comparison, # has the options
                k:int, # 0: A, 1: B
                n:int, # images
-               seed:int, # of the noise, if there is any
+               seed:int, # decides the noise, if there is any
               )->dict: # JSON values
     "All that decides the images of a side."
     kind, model = c.sides[k].kind, c.models[k]
@@ -315,7 +318,7 @@ def side_facts(c:Comparison, # has the options
     if kind == "samples": return facts
     return {**facts, "of": data_facts(side_source(c, 1 - k), c.size, n, c.in_channels)}
 
-# %% ../../nbs/886_commands.fid.ipynb #f1d2001e
+# %% ../../nbs/886_commands.fid.ipynb #f1d20024
 def _file_name(c, k, facts):
     "A name that a reader understands and that other facts don't have."
     said = json.dumps([facts, c.network.facts()], sort_keys=True)
@@ -324,7 +327,7 @@ def _file_name(c, k, facts):
 
 def side_stats(c:Comparison, # has sides and network
                k:int, # 0: A, 1: B
-               seed:int=0, # of the noise, if there is any
+               seed:int=0, # decides the noise, if there is any
               ): # `FeatureStats`
     "Statistics of a side: kept ones, or measured, and kept where the user wants it."
     n, kind, name = side_count(c, k), c.sides[k].kind, "AB"[k]
@@ -341,7 +344,7 @@ def side_stats(c:Comparison, # has sides and network
     path = expand_path(c.o.cache, "cache")/_file_name(c, k, facts)
     return cached_stats(path, images, c.network, facts, **how)
 
-# %% ../../nbs/886_commands.fid.ipynb #f1d20021
+# %% ../../nbs/886_commands.fid.ipynb #f1d20027
 COMPARABLE = ("only with the same features and weights, crops, size and numbers of images; the "
               "Fréchet distance falls with the number")
 
@@ -355,11 +358,12 @@ def network_facts(c:Comparison, # has sides and network
     if other: raise ValueError(f"features: both sides must be of one network; {other}")
     return found[0]
 
+# %% ../../nbs/886_commands.fid.ipynb #f1d20029
 def fid_notes(c:Comparison, # has plan and sides
               a, # `FeatureStats` of A
               b, # `FeatureStats` of B
              )->list: # sentences
-    "What a reader of the number must be told."
+    "Sentences that a reader of the number needs."
     said, n = [], min(a.n, b.n)
     if n <= a.width:
         said.append(f"{n:,} images for {a.width:,} features: the covariance has no full rank, the "
@@ -373,7 +377,7 @@ def fid_notes(c:Comparison, # has plan and sides
         said.append(f"protocol {p.name} has {p.seeds} seeds; B is a fixed set and gives one value")
     return said
 
-# %% ../../nbs/886_commands.fid.ipynb #f1d20022
+# %% ../../nbs/886_commands.fid.ipynb #f1d2002b
 def _version(package):
     try:
         return version(package)
@@ -384,7 +388,7 @@ def fid_record(c:Comparison, # has everything that was asked for
                values:list, # one for each seed
                a, # `FeatureStats` of A
                b, # `FeatureStats` of B
-               network:dict, # of `network_facts`
+               network:dict, # result of `network_facts`
               )->dict: # JSON values
     "The result with its protocol."
     rebuilt = "reconstructions" in [s.kind for s in c.sides] and not c.plan.random_x_T
@@ -400,7 +404,7 @@ def fid_record(c:Comparison, # has everything that was asked for
                 departures=list(c.plan.departures), notes=fid_notes(c, a, b),
                 comparable=COMPARABLE, versions={p: _version(p) for p in packages})
 
-# %% ../../nbs/886_commands.fid.ipynb #f1d20024
+# %% ../../nbs/886_commands.fid.ipynb #f1d2002d
 def fid(o)->None: # a `Fid` command
     "Compare two sets: one line, and a file with the number's protocol."
     out, start = claim_json(o.out, ("metric", "value", "n_a", "n_b")), time.monotonic()
