@@ -250,8 +250,8 @@ class Edit(ReadOptions):
 @dataclass(frozen=True, kw_only=True)
 class SetOptions(ReadOptions):
     "Options that say which images of a data set are meant."
-    crop: Optional[Literal["centre", "d2c"]] = None # of A: middle square; d2c: CelebA's face
-    split: Optional[Literal["train", "test"]] = None # of a data set that has splits
+    crop: Optional[Literal["centre", "d2c"]] = None # cut from A; d2c: CelebA's face
+    split: Optional[Literal["train", "test"]] = None # part of a data set that has splits
     attributes: Optional[str] = None # CSV or CelebA list for A, if it is a folder or an LMDB
     only: Optional[str] = None # images of A of one class: Male, or Male=0 for those without
 
@@ -262,9 +262,9 @@ Seeds = Annotated[int, Within(1, 100)]
 
 @dataclass(frozen=True)
 class Fid(SetOptions):
-    "Compare B with A by FID: folders, data sets, .safetensors, samples:MODEL, reconstructions:MODEL."
+    "Compare B with A by FID: images, kept statistics, or what a model draws or reconstructs."
     a: First # real images: folder, data set or kept statistics
-    b: Last # the same, or samples:MODEL, or reconstructions:MODEL of A's images
+    b: Last # such a set too; or samples:MODEL, or reconstructions:MODEL of A's images
     protocol: Optional[Rules] = None # numbers, crops and seeds of a paper
     n: Optional[Many] = None # the first so many images of each side; all if not given
     size: Optional[Size] = None # pixels of centre crops; the model's, or whole images
@@ -365,8 +365,8 @@ class App(Command):
 # %% ../nbs/890_cli.ipynb #f138ee8a
 commands = {"demo": Demo, "train": Train, "plan": Plan, "distill": Distill, "encode": Encode,
             "reconstruct": Reconstruct, "sample": Sample, "interpolate": Interpolate,
-            "edit": Edit, "evaluate": Evaluate, "fid": Fid, "bench": Bench, "experiment": Experiment,
-            "import": Import, "app": App}
+            "edit": Edit, "evaluate": Evaluate, "fid": Fid, "bench": Bench,
+            "experiment": Experiment, "import": Import, "app": App}
 description = (
     "LiteVAE and Diff-AE: train, encode, reconstruct, sample, edit, evaluate. "
     "--debug shows the traceback of an error. "

@@ -74,7 +74,7 @@ class FeatureStats:
         return self._join(len(f), mean, (f - mean).T @ (f - mean))
 
     def merge(self,
-              other:"FeatureStats", # of the same network, left as it is
+              other:"FeatureStats", # what a network gave for other images; left as it is
              )->"FeatureStats": # itself
         "Take in all that other statistics have seen."
         if other.n == 0: return self
@@ -111,7 +111,7 @@ class FeatureStats:
 
 # %% ../nbs/078_fid.ipynb #f1d1000c
 def stats_distance(a:FeatureStats, # at least 2 images
-                   b:FeatureStats, # of the same network
+                   b:FeatureStats, # at least 2 images, seen by the network of `a`
                   )->float: # squared distance, as FID reports it
     "Squared Fréchet distance of two sets, from their statistics."
     if None not in (a.width, b.width) and a.width != b.width:
@@ -123,7 +123,7 @@ class FeatureNetwork(nn.Module):
     "Bytes (B, 3, H, W) in, features (B, D) out; knows its name and its weights."
     def __init__(self,
                  net:nn.Module, # bytes (B, 3, H, W) -> features (B, D)
-                 name:str, # of the network
+                 name:str, # short word for the network
                  metric:str, # name of the distance in its features
                  about:str="", # width, input and origin in one line
                 ):
@@ -207,7 +207,7 @@ def feature_network(name:str="inception", # or "alexnet"
 
 # %% ../nbs/078_fid.ipynb #f1d10014
 def _device_of(network, device):
-    "Where batches go; None: where they are, for a network without weights."
+    "The device of a network; None for one without weights, whose batches stay."
     if device is not None: return torch.device(device)
     has_tensors = any(True for _ in network.parameters()) or any(True for _ in network.buffers())
     return device_of(network) if has_tensors else None
@@ -235,7 +235,7 @@ def _middle(pixels, size, in_channels):
     one = ArraySource([pixels] if pixels.dtype.kind == "u" else to_tensor(pixels)[None])
     return Crops(one, size, train=False, in_channels=in_channels).get(0)
 
-def source_images(source:Source, # of `open_source`
+def source_images(source:Source, # from `open_source`
                   size:int|None=None, # pixels of centre crops; None: whole, all of one size
                   n:int|None=None, # the first so many; all if None
                   in_channels:int=3, # 3, or 1 for luminance
@@ -256,7 +256,7 @@ def source_images(source:Source, # of `open_source`
         yield to_tensor(pick_channels(pixels, in_channels))
 
 # %% ../nbs/078_fid.ipynb #f1d1001a
-def data_facts(source:Source, # of `open_source`
+def data_facts(source:Source, # from `open_source`
                size:int|None=None, # pixels of centre crops; None: whole
                n:int|None=None, # the first so many; all if None
                in_channels:int=3, # 3, or 1 for luminance
@@ -314,8 +314,8 @@ def read_stats(path:str|Path, # a file that `cached_stats` wrote
 # %% ../nbs/078_fid.ipynb #f1d10025
 @dataclass(frozen=True)
 class Protocol:
-    "How a published number was measured, and what is not known about it."
-    name: str # of the protocol
+    "Measuring rules of a published number, and what is not known about them."
+    name: str # short word for the protocol
     what: str # one sentence
     real: str # the images that are compared with
     other: str # "reconstructions" of the same images, "samples", or "data"
@@ -323,7 +323,7 @@ class Protocol:
     n_other: int|None # images of the other side; None: all
     source: str # the paper's table or section, and what else it is known from
     crop: str = "centre" # "centre": middle square; "d2c": Diff-AE's crop of aligned CelebA first
-    split: str = "train" # of data sets that have splits
+    split: str = "train" # or "test", for data sets that have splits
     network: str = "inception" # feature network
     seeds: int = 1 # runs, of which mean and standard deviation are given
     by_class: bool = False # the real side is one class, and samples are drawn of it

@@ -16,7 +16,7 @@ import sys
 import tempfile
 from contextlib import ExitStack
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, distribution, packages_distributions
+from importlib.metadata import DistributionFinder, PackageNotFoundError, distribution, packages_distributions
 from pathlib import Path
 
 from packaging.requirements import Requirement
@@ -46,8 +46,8 @@ def needs(requirements):
 
 
 class Hidden:
-    "A finder of modules that does not see those of packages which a reader does not have."
-    allowed, packages = set(), packages_distributions()
+    "A finder of modules, and of what is installed, that does not see packages which a reader does not have."
+    allowed, packages, everything = set(), packages_distributions(), False
 
     def __init__(self, finder): self.finder = finder
 
@@ -55,6 +55,10 @@ class Hidden:
         owners = set(map(plain, self.packages.get(name.split(".")[0], ())))
         if owners and not owners & Hidden.allowed: return None
         return self.finder.find_spec(name, path, target)
+
+    def find_distributions(self, context=DistributionFinder.Context()):
+        found = getattr(self.finder, "find_distributions", lambda _: ())(context)
+        return (d for d in found if Hidden.everything or plain(d.name) in Hidden.allowed)
 
     def __getattr__(self, name): return getattr(self.finder, name)
 
@@ -106,7 +110,9 @@ def run(path, pretend, out):
     sys.stdout, sys.stderr = (os.fdopen(n, "w", buffering=1) for n in (1, 2))
     text = Path(path).read_text(encoding="utf-8")
     cells = json.loads(text)["cells"]
+    Hidden.everything = True # what an extra needs is looked up among all
     Hidden.allowed |= installed(cells)
+    Hidden.everything = False
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
         if pretend:
