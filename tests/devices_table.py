@@ -85,6 +85,7 @@ DENOISER = {
     "invert": lambda m, x: m.invert(x, n_steps=2),
     "decode": lambda m, x: m.decode(noise(2, 3, 16, 16).to(x.device), n_steps=2),
     "decode, dpm": lambda m, x: m.decode(noise(2, 3, 16, 16).to(x.device), n_steps=2, sampler="dpm"),
+    "sample, eta": lambda m, x: m.sample(2, 2, generator=seeded(), eta=1.),
     "sample": lambda m, x: m.sample(2, 2, generator=seeded()),
     "gradient": lambda m, x: small.gradient(m, lambda: m.loss(x, steps, noise(2, 3, 16, 16)))}
 SEMANTIC = {
@@ -99,6 +100,7 @@ SEMANTIC = {
     "variations": lambda m, x: m.variations(x, 2, 2, generator=seeded()),
     "interpolate": lambda m, x: m.interpolate(x, x.flip(0).cpu(), [0, .5], 2),
     "sample": lambda m, x: m.sample(2, 2, generator=seeded()),
+    "sample, eta": lambda m, x: m.sample(2, 2, generator=seeded(), eta=1.),
     "sample, dpm": lambda m, x: m.sample(2, 2, generator=seeded(), sampler="dpm"),
     "sample_class": lambda m, x: m.sample_class(m.classifier, 2, 2, name="A", generator=seeded()),
     "sample_class, CPU classifier": lambda m, x: m.sample_class(
