@@ -14,6 +14,7 @@ from torch import Tensor
 from ..core import default_device
 from ..crops import Crops
 from ..data import open_source
+from .places import PLACES, open_place
 from ..litevae.analysis import decoder_imbalance, evaluate_sizes, latent_spectrum
 from ..litevae.equivariance import warp
 from ..litevae.autoencoder import Autoencoder
@@ -21,13 +22,15 @@ from ..distances import alexnet_fd, rfid
 from ..metrics import evaluate_reconstruction, psnr, ssim
 from ..perceptual import lpips
 from ..pixels import to_tensor
+from ..sources import Source
 
 # %% ../../nbs/608_experiments.measures.ipynb #6b4fe8f7
-def open_images(spec, # name, or [name, split]
+def open_images(spec, # name, or [name, split]; of a data set of the papers, too
                 split:str="train", # where the name alone is given
-               ): # what `open_source` gives
+               )->Source: # images
     "Open the images that a row names."
-    return open_source(*spec) if isinstance(spec, list) else open_source(spec, split)
+    name, split = spec if isinstance(spec, list) else (spec, split)
+    return open_place(name, split) if name in PLACES else open_source(name, split)
 
 # %% ../../nbs/608_experiments.measures.ipynb #1c226d34
 def held_out_crops(data, # name, or [name, split], as in a row
