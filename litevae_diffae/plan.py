@@ -84,7 +84,7 @@ def make_task(cls:type, # class of the model
         if cls is LatentDDIM: return LatentTask(model)
         if cls in DIFFUSION: return DiffusionTask(model)
         if adversary is None: return LiteVAETask(model, weights, None, freeze_encoder)
-        disc = copy.deepcopy(_discriminator(adversary, config.in_channels, size, device))
+        disc = copy.deepcopy(_discriminator(adversary, config.in_channels, size, device).net)
         return AdversarialTask(model, disc, ADVERSARY, weights, None, freeze_encoder)
 
 @lru_cache(4)
@@ -163,6 +163,8 @@ def plan_training(model, # preset, shipped name, folder, Hub id, or a configurat
     "Count what a training run needs, without doing it."
     cls, fields = find_config(model, size)
     name = model if isinstance(model, str) else name
+    if "batch_size" in changes: # is the step, unless more is said
+        changes.setdefault("grad_accum", 1)
     c, r = (config or run_settings(cls, name)).with_changes(**changes), recipe(name)
     size = _training_size(cls, fields, size or r.size, adversary)
     task = make_task(cls, fields, size, adversary, weights or r.weights, freeze_encoder)

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['from_main', 'agree', 'claimed', 'counters', 'all_nets', 'write_files', 'write_checkpoint', 'differences',
-           'check_same_run', 'begin_anew', 'enter_folder', 'write_row', 'data_identity', 'load_checkpoint', 'give_up',
-           'image_counts', 'say_images']
+           'check_same_run', 'begin_anew', 'enter_folder', 'write_row', 'data_identity', 'load_checkpoint',
+           'carry_over', 'give_up', 'image_counts', 'say_images']
 
 # %% ../nbs/064_resume.ipynb #1696056f
 import math
@@ -228,15 +228,19 @@ def data_identity(source # training images
     return {**source.identity(), "n_images": len(source)}
 
 # %% ../nbs/064_resume.ipynb #3484da91
+def _load_nets(run, folder, ways):
+    "Take over weights and averages."
+    for k, net in all_nets(run).items():
+        path = folder/f"{k}.safetensors"
+        net.load_state_dict(read_tensors(path, net.state_dict(), ways, finite=False))
+
 def load_checkpoint(run, # a Trainer
                     folder:Path, # the checkpoint
                     state:dict, # what it says about the run
                    )->None:
     "Take over weights, averages, optimizers, random states and counters."
     ways = f"delete {folder.parent} to begin anew"
-    for k, net in all_nets(run).items():
-        path = folder/f"{k}.safetensors"
-        net.load_state_dict(read_tensors(path, net.state_dict(), ways, finite=False))
+    _load_nets(run, folder, ways)
     for k, ema in run.ema.items():
         ema.n = state.get("averages", {}).get(k, state["step"])
     saved, rank = read_torch(folder/"optimizer.pt", ways), run.acc.process_index
@@ -250,6 +254,29 @@ def load_checkpoint(run, # a Trainer
         reason = f"does not fit to this run ({type(e).__name__})"
         raise FileError(folder/"optimizer.pt", reason, ways) from e
     _take_counters(run, state, rank)
+
+# %% ../nbs/064_resume.ipynb #6a75cebd
+def carry_over(run, # a Trainer, without a checkpoint of its own
+               out:Path, # folder of the run that it follows
+              )->None:
+    "Take over weights, averages and the moments of the optimizers from another run's end."
+    folder, state, _ = find_checkpoint(out)
+    if folder is None:
+        raise FileError(out, "has no checkpoint to go on from", "train the phase before first")
+    ways = "both phases need the same networks and optimizers; or carry=False"
+    _load_nets(run, folder, ways)
+    for k, ema in run.ema.items():
+        ema.n = state.get("averages", {}).get(k, state["step"])
+    saved = read_torch(folder/"optimizer.pt", ways)
+    try:
+        for k, opt in run.opts.items():
+            state, own = saved["optimizers"][k]["state"], opt.state_dict()["param_groups"]
+            opt.load_state_dict(dict(state=state, param_groups=own))
+        if run.acc.scaler and saved["scaler"]:
+            run.acc.scaler.load_state_dict(saved["scaler"])
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as e:
+        reason = f"does not fit to the next phase ({type(e).__name__})"
+        raise FileError(folder/"optimizer.pt", reason, ways) from e
 
 # %% ../nbs/064_resume.ipynb #4e7bee64
 def _take_counters(run, state, rank):

@@ -33,8 +33,9 @@ from .monitor import (LogLine, LossScale, TrainingStopped, check_values,
                                     find_culprit, over_processes, plan_steps)
 from .optim import EMA, TrainConfig, adam, lr_factor, pick_precision, set_lr
 from .recompute import checkpoint_blocks, undo_checkpoints
-from .resume import (agree, claimed, enter_folder, from_main, give_up, image_counts,
-                                   load_checkpoint, say_images, write_checkpoint, write_row)
+from .resume import (agree, carry_over, claimed, enter_folder, from_main, give_up,
+                                   image_counts, load_checkpoint, say_images, write_checkpoint,
+                                   write_row)
 from .viz import save_png
 _all_ = ["read_log", "atomic_folder", "newest_checkpoint", "rng_state", "set_rng_state",
          "TrainConfig"]
@@ -182,11 +183,12 @@ class Trainer:
 
     def fit(self,
             resume:bool|str=True, # False: begin anew and delete; "data": also with other data
+            carry:Path|None=None, # folder of a run whose networks and optimizers go on here
            )->"Trainer": # itself, trained
         "Train to the last step, from the newest checkpoint in `out` if there is one."
         self.connect()
         with claimed(self):
-            self.begin(resume)
+            self.begin(resume, carry)
             if self.shows:
                 print(headline(self))
             batches = self._open_data()
@@ -207,7 +209,10 @@ class Trainer:
             self.n_steps = c.n_steps(self.images_per_step)
         self.shows = self.progress and self.acc.is_main_process
 
-    def begin(self, resume:bool|str=True)->None: # as in `fit`
+    def begin(self,
+              resume:bool|str=True, # as in `fit`
+              carry:Path|None=None, # as in `fit`
+             )->None:
         "Prepare networks and optimizers, as they were if the run goes on."
         c, acc, nets = self.config, self.acc, self.task.nets
         for net in (*nets.values(), *self.task.frozen.values()):
@@ -219,19 +224,22 @@ class Trainer:
                 group["peak_lr"] = group["lr"]
         self.task.run = self
         seed_everything((c.seed + acc.process_index) % 2**32)
-        self._resume(resume)
+        self._resume(resume, carry)
         self.nets = {k: self._wrap(net) for k, net in nets.items()}
         self.opts = {k: acc.prepare_optimizer(opt) for k, opt in self.opts.items()}
         settings = {k: str(v) for k, v in asdict(c).items()}
         if c.log_with:
             acc.init_trackers("litevae_diffae", settings)
 
-    def _resume(self, resume):
-        "Go on from a checkpoint, if there is one."
-        if self.out is None: return
-        folder, state = from_main(self.acc, partial(enter_folder, self, resume))
+    def _resume(self, resume, carry):
+        "Go on from a checkpoint, if there is one, else from the end of another run."
+        folder = None
+        if self.out is not None:
+            folder, state = from_main(self.acc, partial(enter_folder, self, resume))
         if folder is not None:
             load_checkpoint(self, folder, state)
+        elif carry is not None:
+            carry_over(self, Path(carry))
 
     def _wrap(self, net):
         "A network for training: checkpointed or compiled if asked for, in mixed precision."
