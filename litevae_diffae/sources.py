@@ -48,7 +48,8 @@ def cut_crop(image:np.ndarray, # (H, W, C)
     raise ImageMisfit(name, what)
 
 # %% ../nbs/038_sources.ipynb #54b3c5fb
-EXTRAS = {"avatars": "dicebear-core dicebear-styles resvg-py", "hf": "datasets", "lmdb": "lmdb"}
+EXTRAS = {"avatars": "dicebear-core dicebear-styles resvg-py", "hf": "datasets", "lmdb": "lmdb",
+          "fid": "torch-fidelity"}
 
 def import_extra(extra:str, # one of `EXTRAS`
                  *modules:str, # what to import
