@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['published_sets', 'set_models', 'set_prior', 'build_row', 'toy_published', 'beside', 'shared_codes', 'shared_prior',
-           'image_stream', 'row_network', 'real_stats']
+           'image_stream', 'row_network', 'real_stats', 'source_rows', 'class_stats']
 
 # %% ../../nbs/648_experiments.published.ipynb #4d2309fb
 import json
@@ -14,7 +14,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 from ..core import default_device, seed_everything
-from ..diffae.code_cache import cache_codes, is_cache, load_codes, read_index
+from ..data import Part
+from ..diffae.code_cache import cache_codes, is_cache, load_codes, members
+from ..diffae.code_cache import read_index
 from ..diffae.codes import Codes
 from ..diffae.latent import LatentDDIM
 from ..diffae.model import DiffAE
@@ -25,8 +27,11 @@ from .autoencoding import (
 from .measures import open_images
 from .records import row_key, this_setting
 from ..fid import FeatureStats, feature_network, image_stats, source_images
+from ..folders import ImageFolder
+from ..formats import LMDBSource
 from ..pretrained import find_class
 from ..processes import divide_batch, is_main, wait_for_all
+from ..sources import Source, attributes_of
 
 # %% ../../nbs/648_experiments.published.ipynb #645dd18f
 published_sets = { # title -> data set, presets and lengths of DDIM and Diff-AE, preset of the prior
@@ -69,9 +74,11 @@ _toy_train = dict(steps=2, batch_size=2, n_workers=0, grid_every=0, save_every=0
 def toy_published(config:dict, # a row's at paper scale
                  )->dict: # the same keys
     "Give a row of Diff-AE sizes for a test."
-    small = dict(n_images=4, n_real=4, n_codes=4, n_steps=[2], n_samples=64, dtype="float32",
-                 labels=[2, 3], features="alexnet")
+    small = dict(n_images=4, n_real=4, n_codes=4, n_steps=2, n_samples=64, dtype="float32",
+                 labels=[2, 3], features="alexnet", size=32)
     out = config | {k: v for k, v in small.items() if k in config}
+    if isinstance(config.get("n_steps"), list):
+        out["n_steps"] = [2]
     if "preset" in out:
         encoder = dict(enc_channel_mult=[1, 1], enc_n_res_blocks=1)
         encoder["z_dim"] = out["model"].get("z_dim", 512)//16
@@ -152,3 +159,37 @@ def real_stats(config:dict, # a row's: data, n_real, features
               )->FeatureStats: # of the first `n_real` images
     "Statistics of the real images of a row."
     return _real_stats(json.dumps(config["data"]), size, config["n_real"], config["features"])
+
+# %% ../../nbs/648_experiments.published.ipynb #d87d0871
+def _labels_of(whole, i):
+    "{name: 0 or 1} of an image, from the table if there is one."
+    if isinstance(whole, LMDBSource): return whole._attributes(i)
+    if isinstance(whole, ImageFolder):
+        return attributes_of(whole.names, whole._rows.get(whole.paths[i]))
+    return whole.read(i)[1]
+
+def source_rows(source:Source, # with attributes
+                attribute:str, # one of them
+                value:int, # 0 or 1
+               )->list: # numbers of images
+    "Images of a class; `ValueError` if the attribute is unknown."
+    if attribute not in source.names:
+        known = ", ".join(source.names) or "none"
+        raise ValueError(f"attribute: must be one of {known}, got {attribute!r}")
+    whole, index = members(source)
+    return [k for k, i in enumerate(index) if _labels_of(whole, i)[attribute] == value]
+
+# %% ../../nbs/648_experiments.published.ipynb #2445a26a
+@lru_cache(maxsize=8)
+def _class_stats(spec, attribute, value, size, features):
+    source = open_images(json.loads(spec))
+    if attribute:
+        source = Part(source, source_rows(source, attribute, value))
+    return image_stats(source_images(source, size), row_network(features), name="data")
+
+def class_stats(config:dict, # a row's: data, features, size; attribute and value
+                everyone:bool=False, # of all classes
+               )->FeatureStats: # of all images of the class
+    "Statistics of the real images of a class, or of all images."
+    of = ("", 0) if everyone else (config["attribute"], config["value"])
+    return _class_stats(json.dumps(config["data"]), *of, config["size"], config["features"])
