@@ -86,7 +86,7 @@ def fit_judge(x:Tensor, # (N, 3, S, S) in [-1, 1]
     opt = torch.optim.AdamW(judge.parameters(), lr, weight_decay=0.05)
     plan = torch.optim.lr_scheduler.OneCycleLR(opt, lr, total_steps=steps)
     seen = steps*batch_size
-    order = _orders(len(x), seen)[:seen].split(batch_size)
+    order = _orders(len(x), seen)[:seen].to(x.device).split(batch_size)
 
     def loss(batch):
         k, rows = batch
