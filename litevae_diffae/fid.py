@@ -126,11 +126,9 @@ class FeatureNetwork(nn.Module):
                  name:str, # of the network
                  metric:str, # name of the distance in its features
                  about:str="", # width, input and origin in one line
-                 official:bool=True, # the weights are those that the name stands for
                 ):
         super().__init__()
         self.net, self.name, self.metric, self.about = net, name, metric, about
-        self.official = official
 
     @torch.no_grad()
     def forward(self,
@@ -144,7 +142,8 @@ class FeatureNetwork(nn.Module):
 
     def facts(self)->dict: # JSON values
         "Name and digest of the weights: what decides the features."
-        return dict(features=self.name, weights=module_digest(self.net))
+        weights = module_digest(self.net)
+        return dict(features=self.name, metric=self.metric, weights=weights)
 
 # %% ../nbs/078_fid.ipynb #f1d10011
 NETWORKS = ("inception", "alexnet")
@@ -202,8 +201,9 @@ def feature_network(name:str="inception", # or "alexnet"
     [module] = import_extra("fid", "torch_fidelity.feature_extractor_inceptionv3")
     net = _Inception(_read_inception(module.FeatureExtractorInceptionV3, path)).to(device)
     fetched = Path(torch.hub.get_dir())/"checkpoints"/INCEPTION_FILE
-    about = "InceptionV3 of 2015-12-05 (torch-fidelity), pool, 2048-d, input 299 x 299 as TF 1"
-    return FeatureNetwork(net, name, "FID", about, _is_official(path or fetched)).eval()
+    metric = "FID" if _is_official(path or fetched) else "Inception-FD" # of other weights
+    about = "InceptionV3 (torch-fidelity), pool, 2048-d, input 299 x 299 as TF 1 resizes"
+    return FeatureNetwork(net, name, metric, about).eval()
 
 # %% ../nbs/078_fid.ipynb #f1d10014
 def _device_of(network, device):

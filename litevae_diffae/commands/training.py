@@ -6,6 +6,9 @@
 __all__ = ['given_settings', 'how_to_resume', 'train', 'distill', 'plan']
 
 # %% ../../nbs/880_commands.training.ipynb #a5b305e4
+from functools import partial
+from pathlib import Path
+
 from .inputs import training_data
 from .options import parse_overrides
 from .outputs import open_folder
@@ -20,18 +23,23 @@ from ..litevae.distill import distill_decoder, make_student
 from ..litevae.klvae import KLVAE
 from ..litevae.losses import LossWeights
 from ..litevae.model import LiteVAE, LiteVAEConfig
-from ..litevae.train import recipe, train_litevae
+from ..litevae.recipes import PAPER_STEPS, recipe, schedule_phases
+from ..litevae.train import train_litevae, train_schedule
+from ..processes import divide_batch
 from ..plan import (GPUS, check_gpu, find_config, free_gigabytes, plan_training,
                                  report)
 
 # %% ../../nbs/880_commands.training.ipynb #dd48e3e0
-_settings = ("batch_size", "grad_accum", "steps", "images", "minutes", "lr", "seed", "precision",
-             "checkpointing", "n_workers", "save_every", "grid_every")
+_settings = ("batch_size", "grad_accum", "steps", "images", "minutes", "lr", "ema", "clip", "seed",
+             "precision", "checkpointing", "n_workers", "save_every", "grid_every")
 
 def given_settings(o)->dict: # options of a run -> fields of TrainConfig
     "Settings of training that the user gave."
     found = {name: getattr(o, name) for name in _settings}
-    return {name: value for name, value in found.items() if value is not None}
+    found = {name: value for name, value in found.items() if value is not None}
+    if "batch_size" in found: # is the step, unless more is said
+        found.setdefault("grad_accum", 1)
+    return found
 
 # %% ../../nbs/880_commands.training.ipynb #1320d4cc
 def how_to_resume(o)->bool|str: # options of a run -> what `train_litevae` and the others take
@@ -56,12 +64,12 @@ def train(o, # a `Train` command
 
 def _train_diffusion(o, cls, settings, gigabytes):
     "Train a Diff-AE or a DDIM."
-    if o.adversary or o.equivariance or o.freeze_encoder:
-        raise ValueError("--adversary, --equivariance, --freeze-encoder: only for a LiteVAE, "
-                         f"got {o.model!r}")
+    if o.adversary or o.equivariance or o.freeze_encoder or o.schedule or o.lpips_net:
+        raise ValueError("--adversary, --equivariance, --freeze-encoder, --schedule, --lpips-net: "
+                         f"only for a LiteVAE, got {o.model!r}")
     size = {"image_size": o.size} if o.size else {}
     fields = preset_config(cls, o.model, o.set, **size)
-    config = diffae_recipe(o.model).with_changes(**settings)
+    config = _config(diffae_recipe(o.model), settings)
     if gigabytes:
         check_gpu(plan_training(fields, config=config, name=o.model), gigabytes)
     data = training_data(o.data, o.out, fields.in_channels, o.value_range)
@@ -70,25 +78,50 @@ def _train_diffusion(o, cls, settings, gigabytes):
     train_diffae(cls(fields), data, out, config, resume=how_to_resume(o))
     print(f"model: {out/'model'}")
 
+def _config(published, settings):
+    "A recipe's settings for each process, changed; a batch that was given is one process's."
+    return (published if "batch_size" in settings else divide_batch(published)).with_changes(
+        **settings)
+
 def _train_vae(o, model, settings, gigabytes):
     "Train a VAE: a configuration, or a model whose training goes on."
     r, n = recipe(o.model), getattr(model, "config", model).in_channels
-    config, size = r.config.with_changes(**settings), o.size or r.size
+    phases, adversary = _phases(o, r, settings)
+    config, size = _config(r.config, settings), max(p["size"] for p in phases)
     weights = fitting_weights(r.weights, n)
     if gigabytes:
-        needed = plan_training(getattr(model, "config", model), size, o.adversary, config, weights,
+        kind = adversary if adversary in _kinds else "unet" if adversary else None
+        needed = plan_training(getattr(model, "config", model), size, kind, config, weights,
                                o.freeze_encoder, o.model)
         check_gpu(needed, gigabytes)
     data, out = training_data(o.data, o.out, n, o.value_range), open_folder(o.out)
-    more = dict(weights=weights, size=size, scale=r.scale,
-                equivariance=o.equivariance, freeze_encoder=o.freeze_encoder,
+    more = dict(weights=weights, scale=r.scale, equivariance=o.equivariance,
+                freeze_encoder=o.freeze_encoder, lpips_net=o.lpips_net or r.lpips_net,
                 resume=how_to_resume(o))
     seed_everything(o.seed)
-    if o.adversary:
-        train_adversarial(model, data, out, config, discriminator=o.adversary, **more)
+    game = dict(adversarial=r.game, discriminator=adversary)
+    run = partial(train_adversarial, **game) if adversary else train_litevae
+    if o.schedule:
+        train_schedule(model, phases, data, out, config, train=run, **more)
     else:
-        train_litevae(model, data, out, config, **more)
+        run(model, data, out, config, size=size, **more)
     print(f"model: {out/'model'}")
+
+_kinds = ("unet", "patch", "stylegan")
+
+def _phases(o, r, settings):
+    "The phases of a run, and its adversary; a run without a schedule is one phase."
+    if o.adversary and o.adversary not in _kinds and not (Path(o.adversary)/"config.json").is_file():
+        raise ValueError(f"--adversary: must be {', '.join(_kinds)} or the folder of a saved "
+                         f"discriminator, got {o.adversary!r}")
+    if not o.schedule: return [dict(size=o.size or r.size)], o.adversary
+    if o.minutes or o.images:
+        raise ValueError("--schedule: is counted in --steps, not in images or minutes")
+    paper = o.schedule == "paper"
+    steps = settings.get("steps") or (PAPER_STEPS if paper else r.config.steps or 10_000)
+    phases = schedule_phases(o.schedule, o.size or r.size, steps)
+    return phases, o.adversary or ("unet" if paper else None)
+
 
 # %% ../../nbs/880_commands.training.ipynb #7c8ecdcf
 def distill(o)->None: # a `Distill` command

@@ -47,6 +47,8 @@ experiments = {
         loss_rows({
             "with adversary": {},
             "default schedule": dict(adversary=own_game),
-            "no adversary": dict(adversary=None)}),
+            "no adversary": dict(adversary=None)
+        }, paper={
+            "default schedule": None}), # it is the recipe's, as the first row
         pairs=(("with adversary", "no adversary"), ("default schedule", "no adversary")),
         budget="9 runs of three seeds, 51 minutes")}

@@ -11,7 +11,7 @@ from ..core import seed_everything
 from .measures import held_out_crops, open_images, size_scores
 from .recipes import full_row, narrow_row
 from .records import Experiment, rows_of
-from .runs import held_out_data, model_of_row
+from .runs import build_row, held_out_data, model_of_row
 from ..litevae.analysis import latent_mmd
 
 # %% ../../nbs/630_experiments.latents.ipynb #e74e69ae
@@ -47,7 +47,8 @@ experiments = {"t6": Experiment(
     "mmd@s: unbiased squared MMD to N(0, I), Gaussian kernel of width s*sqrt(D/4096) for D numbers "
     "a latent, 1,000 held-out crops, one posterior sample each, standardised by one shift and one "
     "scale; mmd_raw: as they are",
-    rows_of(run_mmd, _same(_narrow_4, size=64, n=1000), _same(_full_4, size=256, n=1000)),
+    rows_of(run_mmd, _same(_narrow_4, size=64, n=1000), _same(_full_4, size=256, n=1000),
+            build_row),
     paper={
         "VAE": {"mmd@25": 8.67, "mmd@50": 28.90, "mmd@100": 10.77, "mmd@250": 1.78, "mmd@500": .44},
         "LiteVAE-B": {
@@ -75,6 +76,6 @@ experiments["fig5"] = Experiment(
     "psnr@S, ssim@S, lpips@S: middle squares of the whole held-out images at S pixels "
     "(Figure 5 has no printed numbers); six of the seven are smaller than 512 pixels and enlarged "
     "for it",
-    rows_of(run_sizes, _same(_narrow_12, sizes=sides), _same(_full_12, sizes=sides)),
+    rows_of(run_sizes, _same(_narrow_12, sizes=sides), _same(_full_12, sizes=sides), build_row),
     pairs=(("LiteVAE-B", "VAE"),),
     budget="4 runs, 17 minutes, and the models of t1")

@@ -8,10 +8,10 @@ __all__ = ['small_disc', 'paper_disc', 'small_adversary', 'experiments', 'small_
 # %% ../../nbs/625_experiments.losses.ipynb #803d2e57
 from .directions import printed
 from litevae_diffae.experiments.recipes import (
-    further, lite, paper_adversary, paper_row, paper_weights, photo_scale, small_train,
+    further, lite, no_details, paper_adversary, paper_row, photo_scale, small_train,
     small_weights)
 from .records import Experiment, rows_of
-from .runs import run_row
+from .runs import build_row, run_row
 from .shipped import photos_row
 
 # %% ../../nbs/625_experiments.losses.ipynb #2b52e636
@@ -38,13 +38,13 @@ def small_loss_row(weights:dict={}, # terms that differ from the base row's
     return _without_adversary(row) if adversary is None else row
 
 # %% ../../nbs/625_experiments.losses.ipynb #b33e83b5
-def paper_loss_row(weights:dict={}, # terms that differ from the base row's
+def paper_loss_row(weights:dict={}, # terms that differ from the base row's, that of Table 9
                    adversary:dict|None={}, # fields that differ; None: no adversary
                    disc:dict={}, # fields of the discriminator that differ
                    **more, # of the configuration, such as equivariance
                   )->dict: # configuration
     "Train LiteVAE-B with twelve channels from scratch."
-    row = paper_row(lite("b", z_channels=12), weights={**paper_weights, **weights},
+    row = paper_row(lite("b", z_channels=12), weights={**no_details, **weights},
                     adversarial={**paper_adversary, **(adversary or {})},
                     discriminator={**paper_disc, **disc})
     row |= more
@@ -52,12 +52,13 @@ def paper_loss_row(weights:dict={}, # terms that differ from the base row's
 
 # %% ../../nbs/625_experiments.losses.ipynb #b86c92ef
 def loss_rows(changes:dict, # row -> arguments of `small_loss_row`
-              paper:dict|None=None, # row -> arguments of `paper_loss_row`, where they differ
+              paper:dict|None=None, # row -> arguments of `paper_loss_row`; None: no such row there
              ): # rows of an `Experiment`
     "Rows that change one thing of the base row."
     small = {name: small_loss_row(**kw) for name, kw in changes.items()}
-    large = {name: paper_loss_row(**kw) for name, kw in {**changes, **(paper or {})}.items()}
-    return rows_of(run_row, small, large)
+    there = {**changes, **(paper or {})}
+    large = {name: paper_loss_row(**kw) for name, kw in there.items() if kw is not None}
+    return rows_of(run_row, small, large, build_row)
 
 # %% ../../nbs/625_experiments.losses.ipynb #94a4c61e
 experiments = {
@@ -120,6 +121,6 @@ experiments["equivariance"] = Experiment(
     "1 for white noise, mean of each map removed; psnr@scaled, psnr@turned: decoded from latents "
     "of half the size, or turned a quarter, against the image so changed; middle squares of the "
     "held-out images, 256 px.",
-    rows_of(run_row, _equivariance(small_loss_row), _equivariance(paper_loss_row)),
+    rows_of(run_row, _equivariance(small_loss_row), _equivariance(paper_loss_row), build_row),
     pairs=(("equivariance", "plain"),),
     budget="4 runs, 18 minutes")
