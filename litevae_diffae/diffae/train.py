@@ -128,7 +128,7 @@ def _length_of(preset, length):
     raise ValueError(f"length: {preset} has {lengths}, got {length!r}")
 
 def diffae_recipe(preset:str, # a preset of `DiffAE` or `DDIM`
-                  length:str|None=None, # of `published_lengths`; None: the first
+                  length:str|None=None, # such as "72M"; None: the first of `published_lengths`
                  )->TrainConfig: # batch, images seen and the rest
     "Settings as published; smaller numbers for the tiny presets."
     length = _length_of(preset, length)

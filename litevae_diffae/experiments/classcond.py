@@ -180,7 +180,7 @@ published_classes = { # class -> attribute of CelebA, and its value
 
 def class_codes(codes:Codes, # with attributes
                 attribute:str, # one of them
-                value:int, # of the class
+                value:int, # 0 or 1, that of the class
                )->Codes: # whose only attribute is "class"
     "The codes, labelled as in the class or not."
     inside = codes.attributes[:, codes.names.index(attribute)] == value

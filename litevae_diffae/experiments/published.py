@@ -58,6 +58,7 @@ def set_prior(title:str, # key of `published_sets`
     train = dict(images=recipe.images, batch_size=recipe.batch_size)
     return dict(preset=preset, net={}, loss=loss, train=train)
 
+# %% ../../nbs/648_experiments.published.ipynb #109f6610
 def build_row(config:dict, # a row's, with or without a prior
              )->dict: # {"model": module, "prior": module}, on the current device
     "The networks of a row, with random weights, as `Row` builds them."
@@ -97,10 +98,11 @@ def beside(config:dict, # what the folder holds is made of
     "A folder that rows share; its name has the settings, the processes and the versions."
     return Path(folder).parent/f"{kind}-{row_key(config, 0, this_setting('paper'))}"
 
+# %% ../../nbs/648_experiments.published.ipynb #5987cb4c
 def _model_part(config): return {k: config[k] for k in ("preset", "model", "train", "data")}
 
 def shared_codes(config:dict, # a row's
-                 net:DiffAE, # its model
+                 net:DiffAE, # the row's model
                  folder, # the run's; the codes lie beside it
                 )->Codes: # of all training images, with attributes if they have some
     "The codes of a row's training images, made once for all rows of its model."
@@ -113,7 +115,7 @@ def shared_codes(config:dict, # a row's
 
 # %% ../../nbs/648_experiments.published.ipynb #9a9182a1
 def shared_prior(config:dict, # a row's
-                 codes:Codes, # of its model
+                 codes:Codes, # those of the row's model
                  folder, # the run's; the prior lies beside it
                 )->LatentDDIM: # in eval mode
     "The prior of a row, trained once for all rows that name it."
@@ -149,6 +151,7 @@ def row_network(name:str)->torch.nn.Module: # "inception" or "alexnet" -> on the
     "The feature network of a row, loaded once."
     return feature_network(name)
 
+# %% ../../nbs/648_experiments.published.ipynb #bb808396
 @lru_cache(maxsize=8)
 def _real_stats(spec, size, n, features):
     source = first_images(json.loads(spec), n, "data")
@@ -188,7 +191,7 @@ def _class_stats(spec, attribute, value, size, features):
     return image_stats(source_images(source, size), row_network(features), name="data")
 
 def class_stats(config:dict, # a row's: data, features, size; attribute and value
-                everyone:bool=False, # of all classes
+                everyone:bool=False, # take images of all classes
                )->FeatureStats: # of all images of the class
     "Statistics of the real images of a class, or of all images."
     of = ("", 0) if everyone else (config["attribute"], config["value"])
