@@ -212,6 +212,7 @@ class Sample(Command):
     n_steps: Steps = 100 # steps of the image sampler
     latent_steps: Optional[PriorSteps] = None # steps of the prior; n_steps if not given
     sampler: Literal["ddim", "dpm"] = "ddim" # dpm: DPM-Solver++ (2M), good in 10 to 20 steps
+    eta: Share = 0. # part of fresh noise in each step, 0 to 1; 0 for dpm
     seed: NoiseSeed = 0 # random seed of the noise
     does = "imaging.sample"
 

@@ -29,7 +29,8 @@ from litevae_diffae.diffae.manipulate import fit_classifier
 from litevae_diffae.diffae.prior import train_prior
 from litevae_diffae.diffae.train import swap_probe, train_diffae
 from litevae_diffae.distances import alexnet_features
-from litevae_diffae.experiments import measures
+from litevae_diffae.experiments import autoencoding, editing, faces, interpolation, judge, measures, published, samples
+from litevae_diffae.experiments.places import data_at
 from litevae_diffae.experiments.records import find_experiments
 from litevae_diffae.experiments.runs import run_row, toy
 from litevae_diffae.litevae.adversarial import AdversarialConfig, train_adversarial
@@ -85,6 +86,7 @@ DENOISER = {
     "invert": lambda m, x: m.invert(x, n_steps=2),
     "decode": lambda m, x: m.decode(noise(2, 3, 16, 16).to(x.device), n_steps=2),
     "decode, dpm": lambda m, x: m.decode(noise(2, 3, 16, 16).to(x.device), n_steps=2, sampler="dpm"),
+    "sample, eta": lambda m, x: m.sample(2, 2, generator=seeded(), eta=1.),
     "sample": lambda m, x: m.sample(2, 2, generator=seeded()),
     "gradient": lambda m, x: small.gradient(m, lambda: m.loss(x, steps, noise(2, 3, 16, 16)))}
 SEMANTIC = {
@@ -99,6 +101,7 @@ SEMANTIC = {
     "variations": lambda m, x: m.variations(x, 2, 2, generator=seeded()),
     "interpolate": lambda m, x: m.interpolate(x, x.flip(0).cpu(), [0, .5], 2),
     "sample": lambda m, x: m.sample(2, 2, generator=seeded()),
+    "sample, eta": lambda m, x: m.sample(2, 2, generator=seeded(), eta=1.),
     "sample, dpm": lambda m, x: m.sample(2, 2, generator=seeded(), sampler="dpm"),
     "sample_class": lambda m, x: m.sample_class(m.classifier, 2, 2, name="A", generator=seeded()),
     "sample_class, CPU classifier": lambda m, x: m.sample_class(
@@ -276,11 +279,85 @@ def experiments_table():
         yield from tell("experiments", name, "cpu", numbers(here), lambda: numbers(there), False)
 
 
+def judged_edit(m, x):
+    "Scores of an edit by a judge that is trained on the model's device."
+    torch.manual_seed(0)
+    look = judge.fit_judge(x.to(m.device), [[1, 0], [0, 1]], ("A", "B"), n_images=4, batch_size=2)
+    z_sem = m.encode(x)
+    case = editing.EditCase("A", 1, x.to(m.device), x.flip(0).to(m.device), z_sem, m.noise(2, seeded()), x.to(m.device))
+    return editing.edit_scores(case, editing.apply_move(m, case, lambda z, *_: z.flip(0), 2), look)
+
+
+def noisy_stats(m, x):
+    "Statistics of a stream of images."
+    stream = published.image_stream(m, 3, 2, seeded(), z(3))
+    return published.image_stats(stream, published.feature_network("alexnet", m.device)).mean
+
+
+OF_DIFFAE = { # numbers that the experiments of Diff-AE find of a model
+    "evaluate_autoencoding": lambda m, x: autoencoding.evaluate_autoencoding(m, x, (2,), batch_size=1),
+    "encode_batches": lambda m, x: autoencoding.encode_batches(m, x, 1),
+    "round_trip": lambda m, x: {i: r["mse"] for i, r in enumerate(autoencoding.round_trip(m, x, (2,)))},
+    "code_scores": lambda m, x: samples.code_scores(codes(m), faces.draw_codes(m.prior, 3, 2, seeded())),
+    "set_scores": lambda m, x: faces.set_scores(features(noise(5, 3, 64, 64).clamp(-1, 1)).cpu(), faces.draw_images(m, 3, 2, 0)),
+    "path_scores": lambda m, x: interpolation.path_scores(interpolation.make_path(m, x[:1], x[1:], 3, 2)),
+    "edit_scores": judged_edit, "image_stream": noisy_stats}
+
+
+def write_celeba(folder, n=12):
+    "Images in CelebA's layout."
+    (folder/"img_align_celeba").mkdir(parents=True)
+    lines = [f"{n}", "Blond_Hair Male"]
+    for i in range(1, n + 1):
+        pixels = torch.randint(256, (218, 178, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(i))
+        viz.save_png(folder/f"img_align_celeba/{i:06d}.png", pixels.numpy())
+        lines.append(f"{i:06d}.png {1 if i % 3 else -1} {1 if i % 2 else -1}")
+    (folder/"list_attr_celeba.txt").write_text("\n".join(lines))
+
+
+PAPER_ROWS = {"diffae-autoencoding": "Diff-AE @48M, 64-D", "diffae-samples": "CelebA64: Diff-AE", "diffae-prior": "absolute error (the paper)",
+              "diffae-classcond": "Male: PU, probability"}
+
+
+def paper_row(name):
+    "What a row of Diff-AE finds at toy size, all its data CelebA's."
+    row = next(r for r in find_experiments()[name].rows_at("paper") if r.name == PAPER_ROWS[name])
+    config = published.toy_published(row.config)
+    config |= {k: ["celeba", "all"] for k in ("data", "test") if k in config}
+    with tempfile.TemporaryDirectory() as folder, data_at({"celeba": f"{folder}/celeba"}):
+        write_celeba(Path(folder)/"celeba")
+        found = row.run(config, 0, Path(folder)/"runs"/"row")
+    return torch.tensor([v for k, v in found.items() if "tails" not in k])
+
+
+def clear():
+    "Forget what is kept on a device."
+    for kept in (published.row_network, published._real_stats, published._class_stats): kept.cache_clear()
+
+
+def diffae_table():
+    "What the experiments of Diff-AE measure of a model, and rows of the paper's scale, trained and measured."
+    torch.manual_seed(0)
+    here = small.models["diffae"]()
+    there, x = copy.deepcopy(here).to(DEVICE), small.image()
+    for name, f in OF_DIFFAE.items():
+        def numbers(model, f=f):
+            torch.manual_seed(1)
+            found = f(model, x)
+            return found if isinstance(found, torch.Tensor) else torch.tensor(list(found.values()))
+        yield from tell("diffae experiments", name, "cpu", numbers(here), lambda: numbers(there), False)
+    for name in PAPER_ROWS:
+        clear()
+        with default_device_is("cpu"): truth = paper_row(name)
+        clear()
+        with default_device_is(DEVICE): yield from tell("diffae experiments", name, "cpu", truth, lambda: paper_row(name), False)
+
+
 def main():
     if DEVICE == "sham": pretend_device.start()
     torch.backends.cudnn.allow_tf32 = False # the table compares with the CPU
     with PretendDevice() if DEVICE == "sham" else nullcontext():
-        for table in (models_table, metrics_table, runs_table, experiments_table):
+        for table in (models_table, metrics_table, runs_table, experiments_table, diffae_table):
             for row in table(): print(json.dumps(row), flush=True)
 
 

@@ -206,6 +206,8 @@ def _close(a, b):
     (("evaluate", "--model", "whole", "--data", "mine", "--out", "o", "--n-steps", -5), "n_steps: no stride visits -5"),
     (("sample", "--model", "whole", "--out", "o", "--n-steps", 60), "n_steps: no stride visits 60"),
     (("sample", "--model", "whole", "--out", "o", "--n", 0), "n: must be positive, got 0"),
+    (("sample", "--model", "whole", "--out", "o", "--eta", 2), "eta: must be in [0, 1], got 2.0"),
+    (("sample", "--model", "whole", "--out", "o", "--n-steps", 5, "--sampler", "dpm", "--eta", 1), "eta: must be 0 with sampler dpm"),
     (("sample", "--model", "bare", "--out", "o"), "sample: train the latent prior first"),
     (("sample", "--model", "ddim", "--out", "o", "--latent-steps", 5), "latent_steps: only for a DiffAE"),
     (("sample", "--model", "vae", "--out", "o"), "'vae' holds a LiteVAE; this command takes DiffAE, DDIM"),

@@ -13,7 +13,8 @@ from torch import nn
 
 from litevae_diffae.core import device_of, on_own_device
 
-KNOWN = {"litevae": 14, "klvae": 11, "ddim": 8, "diffae": 43, "metrics": 13, "training": 4, "experiments": 3}
+KNOWN = {"litevae": 14, "klvae": 11, "ddim": 9, "diffae": 44, "metrics": 13, "training": 4, "experiments": 3,
+         "diffae experiments": 12}
 
 
 def table(*device):

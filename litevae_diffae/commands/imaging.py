@@ -144,7 +144,8 @@ def sample(o)->None: # a `Sample` command
     with Outputs(o.out, "sample", files=model_files(o.model)) as out:
         out.plan(number_names(o.n, model), numbered=True)
         noise = torch.Generator().manual_seed(o.seed)
-        new = model.sample(o.n, o.n_steps, generator=noise, sampler=o.sampler, **prior)
+        how = dict(sampler=o.sampler, eta=o.eta, **prior)
+        new = model.sample(o.n, o.n_steps, generator=noise, **how)
         save_images(out, new)
     print(f"{o.n} images: {out.folder}")
 

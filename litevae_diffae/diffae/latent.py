@@ -87,9 +87,13 @@ def latent_layers(config:LatentDDIMConfig)->nn.ModuleList: # sizes -> the stack
     return layers
 
 # %% ../../nbs/310_diffae.latent.ipynb #97e7aa21
-latent_presets = {"latent-10": LatentDDIMConfig(),
-                  "latent-20": LatentDDIMConfig(n_layers=20),
-                  "latent-tiny": LatentDDIMConfig(z_dim=64, hidden=128, n_layers=4)}
+_deep = LatentDDIMConfig(n_layers=20)
+latent_presets = { # the paper's, by data set; before them the two sizes under short names
+    "latent-10": LatentDDIMConfig(), "latent-20": _deep,
+    "latent-ffhq128": LatentDDIMConfig(), "latent-ffhq256": LatentDDIMConfig(),
+    "latent-celeba64": LatentDDIMConfig(),
+    "latent-horse128": _deep, "latent-bedroom128": _deep,
+    "latent-tiny": LatentDDIMConfig(z_dim=64, hidden=128, n_layers=4)}
 
 def check_stats(mean:Tensor, # (D,) NaN until it is measured
                 std:Tensor, # (D,) NaN until it is measured

@@ -157,16 +157,20 @@ class TwoWayDDIM(SemanticDDIM):
                callback:Callable=None, # (i, t, x_t, x0_pred) after each step
                batch_size:int=64, # images in the network at a time
                sampler:str="ddim", # or "dpm", nearer to the exact path with few calls
+               eta:float=0., # part of fresh noise in each step, in [0, 1]; 0 for "dpm"
+               generator:torch.Generator=None, # draws that noise; PyTorch's global one if None
               )->Tensor: # (B, C, H, W) in [-1, 1]
-        "Image that both codes describe: deterministic sampling."
+        "Image that both codes describe: deterministic sampling unless `eta` asks for noise."
         check_images(x_T, self.config, "x_T")
         check_noise(x_T)
         self._check_codes(z_sem, len(x_T), batch_size)
-        check_sampler(sampler)
+        check_sampler(sampler, eta)
+        check_generator(generator)
         decode, grid = samplers[sampler]
         steps = grid(n_steps, self.schedule)
         denoise = Denoiser(self, self.schedule, steps, z_sem, batch_size)
-        x = decode(denoise, at_least_float32(x_T), n_steps, self.schedule, clip, callback)
+        fresh = dict(eta=eta, generator=generator) if eta else {}
+        x = decode(denoise, at_least_float32(x_T), n_steps, self.schedule, clip, callback, **fresh)
         return x.to(x_T.dtype)
 
     def _check_codes(self, z_sem, n, batch_size):
@@ -253,14 +257,14 @@ class DiffAE(FittedParts, TwoWayDDIM):
                latent_steps:int=None, # steps of the prior; `n_steps` if None
                generator:torch.Generator=None, # PyTorch's global one if None
                sampler:str="ddim", # or "dpm", for codes and images
-               **kw, # clip, callback, batch_size, as in `decode`
+               **kw, # clip, callback, batch_size, eta, as in `decode`; the prior has eta 0
               )->Tensor: # (n, C, S, S) in [-1, 1]
         "New images: z_sem from the prior, x_T from N(0, I)."
         check_counts(n=n)
         prior, how = fitted(self, "prior", "sample"), dict(generator=generator, sampler=sampler)
         z_sem = prior.sample(n, n_steps if latent_steps is None else latent_steps, **how)
         x_T, z_sem = self.noise(n, generator), z_sem.to(self.device)
-        return self.decode(x_T, z_sem, n_steps, sampler=sampler, **kw)
+        return self.decode(x_T, z_sem, n_steps, **how, **kw)
 
     @on_own_device
     @torch.no_grad()

@@ -89,10 +89,14 @@ class Sampler(NamedTuple):
 # %% ../../nbs/220_diffusion.dpm_solver.ipynb #e77ca95e
 samplers = {"ddim": Sampler(ddim_decode, ddim_grid), "dpm": Sampler(dpm_decode, logsnr_timesteps)}
 
-def check_sampler(name:str)->None: # what came as `sampler`
-    "`ValueError` unless it is a key of `samplers`."
-    if isinstance(name, str) and name in samplers: return
-    raise ValueError(f"sampler: must be {' or '.join(samplers)}, got {shown(name)}")
+def check_sampler(name:str, # what came as `sampler`
+                  eta:float=0., # what came as the part of fresh noise
+                 )->None:
+    "`ValueError` unless it is a key of `samplers`, and can draw fresh noise if `eta` asks for it."
+    if not isinstance(name, str) or name not in samplers:
+        raise ValueError(f"sampler: must be {' or '.join(samplers)}, got {shown(name)}")
+    if check_number("eta", eta, 0, 1) == 0 or name == "ddim": return
+    raise ValueError(f"eta: must be 0 with sampler {name}, which draws no noise, got {eta}")
 
 # %% ../../nbs/220_diffusion.dpm_solver.ipynb #6193ce63
 def pick_sampler(name:str)->Sampler: # a key of `samplers` -> its value

@@ -198,23 +198,27 @@ class DDIM(DiffusionModel):
                callback:Callable=None, # (i, t, x_t, x0_pred) after each step
                batch_size:int=64, # images in the network at a time
                sampler:str="ddim", # or "dpm", nearer to the exact path with few calls
+               eta:float=0., # part of fresh noise in each step, in [0, 1]; 0 for "dpm"
+               generator:torch.Generator=None, # draws that noise; PyTorch's global one if None
               )->Tensor: # (B, C, H, W) in [-1, 1]
-        "Deterministic sampling."
+        "Sampling: deterministic unless `eta` asks for fresh noise."
         check_images(x_T, self.config, "x_T")
         check_noise(x_T)
-        check_sampler(sampler)
+        check_sampler(sampler, eta)
+        check_generator(generator)
         check_counts(batch_size=batch_size)
         decode, grid = samplers[sampler]
         steps = grid(n_steps, self.schedule)
         denoise = Denoiser(self, self.schedule, steps, None, batch_size)
-        x = decode(denoise, at_least_float32(x_T), n_steps, self.schedule, clip, callback)
+        fresh = dict(eta=eta, generator=generator) if eta else {}
+        x = decode(denoise, at_least_float32(x_T), n_steps, self.schedule, clip, callback, **fresh)
         return x.to(x_T.dtype)
 
     def sample(self,
                n:int, # images
                n_steps:int=100, # network calls
                generator:torch.Generator=None, # PyTorch's global one if None
-               **kw, # clip, callback, batch_size, sampler, as in `decode`
+               **kw, # clip, callback, batch_size, sampler, eta, as in `decode`
               )->Tensor: # (n, C, S, S) in [-1, 1]
         "Images from fresh noise."
-        return self.decode(self.noise(n, generator), n_steps, **kw)
+        return self.decode(self.noise(n, generator), n_steps, generator=generator, **kw)

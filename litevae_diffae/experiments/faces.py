@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 from ..caches import checksum, kept
-from ..core import seed_everything
+from ..core import default_device, seed_everything
 from ..crops import Crops
 from ..data import Part, open_source
 from ..diffae.codes import Codes
@@ -64,7 +64,7 @@ def face_features(n:int, # faces, or all that there are
     crops = crops_of(n, size, split)
     path = Path(work)/f"alexnet-{split}-{len(crops)}-{size}.safetensors"
     def images(): return (crops.get(i) for i in range(len(crops)))
-    def make(): return dict(f=alexnet_features(images(), 128))
+    def make(): return dict(f=alexnet_features(images(), 128, device=default_device()))
     network = checksum(trunk_weights("alex").values())
     facts = dict(images=checksum(images()), network=network, input=128)
     return kept(path, make, facts, {"f": (len(crops), 256)})["f"]

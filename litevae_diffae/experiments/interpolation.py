@@ -88,4 +88,6 @@ experiments = {"diffae-interpolation": Experiment(
     "steps; detour: length against d of the ends; jump: largest step against the mean; "
     f"{alexnet_distances}, 500 images between the ends; floor: the end faces, each five times",
     path_rows,
-    budget="5 runs of one seed, 25 minutes")}
+    budget="5 runs of one seed, 25 minutes",
+    small_only="the paper prints no number for interpolations; litevae-diffae interpolate draws "
+               "them with the models of diffae-samples")}

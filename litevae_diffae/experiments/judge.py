@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from ..pretrained import Pretrained
 from ..settings import check_limits, check_positive, check_types
-from ..core import on_own_device, seed_everything
+from ..core import default_device, on_own_device, seed_everything
 from ..avatars import AVATAR_NAMES
 from ..diffae.manipulate import fit_adam
 from ..diffae.scores import load_faces
@@ -86,7 +86,7 @@ def fit_judge(x:Tensor, # (N, 3, S, S) in [-1, 1]
     opt = torch.optim.AdamW(judge.parameters(), lr, weight_decay=0.05)
     plan = torch.optim.lr_scheduler.OneCycleLR(opt, lr, total_steps=steps)
     seen = steps*batch_size
-    order = _orders(len(x), seen)[:seen].split(batch_size)
+    order = _orders(len(x), seen)[:seen].to(x.device).split(batch_size)
 
     def loss(batch):
         k, rows = batch
@@ -102,7 +102,8 @@ def fit_judge(x:Tensor, # (N, 3, S, S) in [-1, 1]
 def run_judge(runs:Path, # folder of the runs
              )->PixelJudge: # in eval mode
     "The judge of the experiments, trained if it is not in the folder."
-    path = Path(runs)/"pixel-judge"
+    path, device = Path(runs)/"pixel-judge", default_device()
     if not (path/"config.json").is_file():
-        fit_judge(*load_faces("train", 12_000)[:2]).save_pretrained(path)
-    return PixelJudge.from_pretrained(path).eval()
+        x, y, _ = load_faces("train", 12_000)
+        fit_judge(x.to(device), y).save_pretrained(path)
+    return PixelJudge.from_pretrained(path, device=device)
