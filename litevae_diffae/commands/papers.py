@@ -49,7 +49,9 @@ def _config(preset, fields):
 def _plan_net(preset, fields, train, n):
     "A diffusion model, of images or of codes."
     recipe = (prior_recipe if preset in LatentDDIM.presets else diffae_recipe)(preset)
-    config = divide_batch(recipe.with_changes(**train), n)
+    whole = recipe.with_changes(**train)
+    steps = whole.n_steps(whole.batch_size*whole.grad_accum) # images are counted over all processes
+    config = divide_batch(whole.with_changes(steps=steps), n)
     return plan_training(_config(preset, fields), config=config, name=preset)
 
 def _plan_vae(config, n):
