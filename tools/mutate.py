@@ -5,6 +5,7 @@
     python tools/mutate.py --list        only say what they are
 
 tests/test_mutations.py looks that every old text is there exactly once, so that this list stays true."""
+import importlib
 import os
 import shutil
 import subprocess
@@ -305,25 +306,50 @@ def copy_package(folder, root=ROOT):
     return shutil.copytree(root/PACKAGE, Path(folder)/PACKAGE, copy_function=place, ignore=shutil.ignore_patterns("__pycache__"))
 
 
+HEAVY = ("torch", "torchvision", "pytest", "xdist", "lpips", "accelerate", "safetensors.torch", "sklearn.linear_model", "skimage.data", "matplotlib.pyplot",
+         "torchmetrics.image.fid", "huggingface_hub") # what tests import besides the package: it takes longer than most of them
+
+
+def pytest_command(nodes): return ["-n", "0", "-x", "-q", "--durations=0", "-p", "no:cacheprovider", *(str(ROOT/node) for node in nodes)]
+
+
 def run_tests(nodes, package):
-    "Exit status and output of pytest, with the copy of the package in front."
+    "Exit status and output of pytest in a process of its own, with the copy of the package in front."
     env = dict(os.environ, PYTHONPATH=str(package.parent), OMP_NUM_THREADS="1")
-    command = [sys.executable, "-m", "pytest", "-n", "0", "-x", "-q", "--durations=0", "-p", "no:cacheprovider", *(str(ROOT/node) for node in nodes)]
-    done = subprocess.run(command, env=env, cwd=package.parent, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-m", "pytest", *pytest_command(nodes)], env=env, cwd=package.parent, capture_output=True, text=True)
     return done.returncode, done.stdout + done.stderr
+
+
+def run_forked(nodes, package):
+    "The same in a child of this process, which has the heavy imports already; the package must not be among them."
+    assert PACKAGE not in sys.modules
+    with tempfile.TemporaryFile() as said:
+        sys.stdout.flush()
+        if (child := os.fork()) == 0:
+            for number in (1, 2): os.dup2(said.fileno(), number)
+            os.chdir(package.parent)
+            sys.path.insert(0, str(package.parent))
+            os.environ["PYTHONPATH"] = str(package.parent)
+            import pytest
+            status = pytest.main(pytest_command(nodes))
+            sys.stdout.flush()
+            os._exit(int(status))
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        said.seek(0)
+        return status, said.read().decode(errors="replace")
 
 
 def node(m): return m.test if "::" in m.test else f"{TESTS}::{m.test}"
 
 
-def noticed(m, package, nodes=None):
+def noticed(m, package, run=run_tests, nodes=None):
     "Change the copy, run the test, change it back: did the test fail?"
     path = package/m.file
     source = path.read_text(encoding="utf-8")
     if source.count(m.old) != 1: raise ValueError(f"{m.file}: {m.old!r} must be there once, is there {source.count(m.old)} times")
     path.write_text(source.replace(m.old, m.new), encoding="utf-8")
     for compiled in (path.parent/"__pycache__").glob(f"{path.stem}.*"): compiled.unlink()
-    try: status, said = run_tests(nodes or [node(m)], package)
+    try: status, said = run(nodes or [node(m)], package)
     finally:
         path.write_text(source, encoding="utf-8")
         for compiled in (path.parent/"__pycache__").glob(f"{path.stem}.*"): compiled.unlink()
@@ -341,13 +367,15 @@ def main(argv):
         for m in chosen: print(f"{say(m)}  ({node(m)})")
         return 0
     survivors, began = [], time.time()
+    os.environ["OMP_NUM_THREADS"] = "1"
+    for name in HEAVY: importlib.import_module(name)
     with tempfile.TemporaryDirectory() as folder:
         package = copy_package(folder)
         nodes = sorted({node(m) for m in chosen})
-        status, said = run_tests(nodes, package)
+        status, said = run_forked(nodes, package)
         if status: raise SystemExit(f"the tests must pass on the package as it is\n{said[-3000:]}")
         for m in chosen:
-            seen = noticed(m, package)
+            seen = noticed(m, package, run_forked)
             if not seen: survivors.append(m)
             print("noticed " if seen else "SURVIVED", say(m), flush=True)
     print(f"{len(chosen) - len(survivors)} of {len(chosen)} changes were noticed, {time.time() - began:.0f} s")
