@@ -141,8 +141,9 @@ def test_resolutions():
          f"half and then full is {-gap('t22', 'half, then full', 'full'):.1f} dB below full ({spreads('t22', 'half, then full', 'full'):.1f} spreads)",
          f"half alone is {-gap('t22', 'half only', 'full'):.1f} dB below ({spreads('t22', 'half only', 'full'):.1f} spreads)")
     after = "t5", "quarter, then full"
-    assert spreads(*after, "full") < 1 and all(1.8 < percent(*after, "full", m) < 2.4 and 1.5 < spreads(*after, "full", m) < 2.5 for m in ("lpips", "fd"))
-    assert max(spreads(*after, "half, then full", m) for m in COLUMNS) < 1
+    assert spreads(*after, "full") < 1 and all(1.5 < percent(*after, "full", m) < 2.5 for m in ("lpips", "fd"))
+    says(page, f"LPIPS and AlexNet-FD are 2 % above ({spreads(*after, 'full', 'lpips'):.1f} and {spreads(*after, 'full', 'fd'):.1f} spreads)",
+         f"differs from half and then full by {max(spreads(*after, 'half, then full', m) for m in COLUMNS):.1f} spreads at most")
     assert max(spreads("t5", "quarter, half, full", "quarter, then full", m) for m in COLUMNS) < 1
 
 
