@@ -15,7 +15,7 @@ from litevae_diffae.avatars import load_avatars
 from litevae_diffae.crops import Crops, Order, batches, one_pass
 from litevae_diffae.data import hold_out
 from litevae_diffae.diffae import latent, manipulate
-from litevae_diffae.diffae.classcond import accept_codes, class_logits, fit_class
+from litevae_diffae.diffae.classcond import accept_codes, class_logits, fit_class, label_rows
 from litevae_diffae.diffae.code_cache import cache_codes
 from litevae_diffae.diffae.codes import Codes, code_batches
 from litevae_diffae.diffae.latent import LatentDDIM
@@ -23,17 +23,18 @@ from litevae_diffae.diffae.model import DiffAE, diffae_presets, slerp
 from litevae_diffae.diffae.official import build_classifier, split_parts
 from litevae_diffae.diffae.prior import prior_recipe, train_prior
 from litevae_diffae.diffae.scores import load_faces
-from litevae_diffae.diffae.train import diffae_recipe, train_diffae
+from litevae_diffae.diffae.train import diffae_recipe, swap_probe, train_diffae
 from litevae_diffae.diffusion import model as diffusion
 from litevae_diffae.diffusion.ddim import ddim_decode, ddim_step
 from litevae_diffae.diffusion.inversion import invert_official
 from litevae_diffae.diffusion.model import DDIM, DDIMConfig, ddim_presets
 from litevae_diffae.diffusion.schedule import Schedule, const_betas, ddim_timesteps, linear_betas
 from litevae_diffae.diffusion.weights import loss_weights
-from litevae_diffae.experiments import autoencoding, classcond, measures, runs, samples
+from litevae_diffae.experiments import autoencoding, classcond, faces, measures, runs, samples
 from litevae_diffae.experiments.records import find_experiments, row_key
 from litevae_diffae.litevae import adaptive, adversarial, analysis, detail_losses, losses
 from litevae_diffae.litevae.adversarial import AdversarialConfig
+from litevae_diffae.litevae.cutmix import cutmix_mask
 from litevae_diffae.litevae.autoencoder import AutoencoderConfig, DiagonalGaussian, affine_stats
 from litevae_diffae.litevae.discriminator import UNetDiscriminator, d_loss, g_loss, unet_mult
 from litevae_diffae.litevae.distill import DistillTask, make_student
@@ -400,8 +401,8 @@ def test_the_seed_of_a_run_decides_its_random_weights():
     new = {seed: flat(model_to_train("litevae-tiny", seed)) for seed in (0, 3)}
     assert torch.allclose(flat(trained), new[3], atol=1e-8) and not torch.allclose(new[0], new[3], atol=1e-3)
     def prior(seed): return train_prior(None, codes_of(64, 64), prior="latent-tiny", seed=seed, steps=1, ema=0., lr=1e-12, weight_decay=0., **STEPS)
-    faces = train_diffae("ddim-tiny", as_bytes(images(4, 32)), seed=3, steps=1, ema=0., lr=1e-12, **STEPS)
-    for found, make in ((prior(3), lambda: LatentDDIM.from_preset("latent-tiny")), (faces, lambda: DDIM.from_preset("ddim-tiny"))):
+    unconditional = train_diffae("ddim-tiny", as_bytes(images(4, 32)), seed=3, steps=1, ema=0., lr=1e-12, **STEPS)
+    for found, make in ((prior(3), lambda: LatentDDIM.from_preset("latent-tiny")), (unconditional, lambda: DDIM.from_preset("ddim-tiny"))):
         torch.manual_seed(3)
         assert torch.allclose(flat(found), flat(make()), atol=1e-8)
 
@@ -578,8 +579,8 @@ def test_faces_of_the_tables_are_held_out(monkeypatch):
     autoencoding.run_autoencoding(dict(dtype="float32", n_images=4, n_steps=[10]), 5, ".")
     size = seen["x"].shape[-1]
     assert seen["seed"] == 5 and torch.equal(seen["x"], load_faces("test", 4, size)[0])
-    faces = load_faces("test", 3, 64)[0]
-    assert all(np.array_equal(a, b) for a, b in zip(as_bytes(faces), load_avatars("test").images)) # whole, unmirrored
+    whole = load_faces("test", 3, 64)[0]
+    assert all(np.array_equal(a, b) for a, b in zip(as_bytes(whole), load_avatars("test").images)) # whole, unmirrored
 
 
 def test_nothing_is_mirrored_in_evaluation():
@@ -941,3 +942,67 @@ def test_the_input_of_alexnet_is_128_pixels_wide():
 def test_the_width_of_table_6_is_for_4096_numbers():
     z = torch.randn(64, 4, 4, 4, generator=torch.Generator().manual_seed(0))
     assert analysis.latent_mmd(z)[50] == analysis.mmd_to_normal(z.flatten(1), 50*math.sqrt(64/4096)) and list(analysis.latent_mmd(z)) == [25, 50, 100, 250, 500]
+
+
+# Generators and seeds of what is drawn
+
+def seeded(seed): return torch.Generator().manual_seed(seed)
+
+
+def test_a_generator_decides_the_noise():
+    "PyTorch's own numbers of that seed, whatever the global state is."
+    shape = 2, 3, 32, 32
+    known = torch.randn(shape, generator=seeded(7))
+    model = DDIM.from_preset("ddim-tiny")
+    assert torch.equal(model.noise(2, seeded(7)), known) and not torch.equal(model.noise(2), model.noise(2))
+    drawn = DiagonalGaussian(torch.cat([torch.ones(2, 3, 32, 32), torch.full(shape, 2*math.log(3.))], 1)).sample(seeded(7))
+    assert torch.allclose(drawn, 1 + 3*known, atol=1e-5)
+    prior = small_prior()
+    prior.set_stats(codes_of().z_sem)
+    assert torch.equal(prior.sample(3, 10, seeded(7)), prior.denormalize(prior.decode(torch.randn(3, 8, generator=seeded(7)), 10)))
+    assert torch.allclose(prior.denormalize(torch.zeros(1, 8))[0], codes_of().z_sem.mean(0), atol=1e-4)
+
+
+def test_labels_of_an_experiment_follow_the_seed():
+    codes = replace(codes_of(), attributes=torch.arange(64)[:, None] % 2, names=("a",))
+    found = [label_rows(codes, "a", 8, seed=s).tolist() for s in (0, 0, 1)]
+    assert found[0] == found[1] != found[2] and all(i % 2 for rows in found for i in rows) and len(set(found[0])) == 8
+
+
+def test_drawn_images_follow_the_seed_and_keep_their_codes():
+    model = OneColour()
+    model.noise = lambda n, generator: torch.randn(n, 3, 8, 8, generator=generator)
+    model.decode = lambda x_T, z_sem, n_steps: torch.cat([x_T.flatten(1), z_sem], 1)
+    z_sem = torch.arange(2.)[:, None]
+    drawn = faces.draw_images(model, 2, 10, 5, z_sem)
+    assert torch.equal(drawn[:, :-1].view(2, 3, 8, 8), torch.randn(2, 3, 8, 8, generator=seeded(5))) and torch.equal(drawn[:, -1:], z_sem)
+
+
+def test_as_many_positives_as_others():
+    "Positives and unlabelled 1:1 in each step, however few the positives are."
+    from litevae_diffae.diffae.classcond import _even_batches
+    stream = _even_batches(5, 95, 32, 0)
+    for _ in range(4): assert sum(int(i) < 5 for i in next(stream)) == 16
+
+
+def test_cutmix_boxes_have_an_area_uniform_in_the_image():
+    mask = cutmix_mask(4000, (64, 64), seeded(0))
+    share = mask.mean((1, 2, 3))
+    assert abs(share.mean() - .5) < .02 and abs(share.std() - math.sqrt(1/12)) < .02 and set(mask.unique().tolist()) == {0, 1}
+
+
+def test_swapped_codes_are_other_peoples():
+    "The rise of the loss when each image is told the code of the next; fixed noise, so it is the same again."
+    model, x = OneLoss(), torch.tensor([1., 2., 4.]).view(3, 1, 1, 1)
+    found = swap_probe(model, x)
+    assert found["own"] == 1 and found["other"] == pytest.approx(1 + (9 + 1 + 4)/3) and found == swap_probe(model, x)
+    assert set(model.asked) == {100, 300, 500, 700, 900}
+
+
+class OneLoss:
+    "The code is the image; the loss is 1 and the square of what it is told wrong."
+    def __init__(self): self.asked = []
+    def encode(self, x): return x.flatten(1)
+    def loss(self, x, t, eps, z_sem):
+        self.asked += t.tolist()
+        return 1 + (z_sem - x.flatten(1)).square().mean(1)

@@ -198,6 +198,8 @@ MUTATIONS = by_file({
         ('"diffae-ffhq128": 130', '"diffae-ffhq128": 72', "test_recipe_of_diffae"),
         ('averaged = run.averaged("model").net', 'averaged = run.task.nets["model"].net', "test_a_diffae_comes_back_averaged"),
         ("crops = Crops(source, size, scale=(1., 1.)", "crops = Crops(source, size, scale=(.5, 1.)", "test_diffae_trains_on_whole_faces_mirrored_or_not"),
+        ("z_sem.roll(1, 0)", "z_sem", "test_swapped_codes_are_other_peoples"),
+        ("t:tuple=(100, 300, 500, 700, 900)", "t:tuple=(900,)", "test_swapped_codes_are_other_peoples"),
         ("model = _new_model(preset, config.seed)", "model = _new_model(preset, 0)", "test_the_seed_of_a_run_decides_its_random_weights")],
     "diffae/prior.py": [
         ('averaged = run.averaged("model").net', 'averaged = run.task.nets["model"].net', "test_a_prior_comes_back_averaged_and_knows_its_training_codes"),
@@ -212,6 +214,7 @@ MUTATIONS = by_file({
     "diffae/latent.py": [
         ("schedule, clip=False, callback=callback)", "schedule, clip=True, callback=callback)", "test_images_are_clamped_and_codes_never"),
         ('(gap.abs() if kind == "l1" else gap.square())', "gap.square()", "test_recipe_of_the_latent_ddim"),
+        ("return z*self.z_sem_std + self.z_sem_mean", "return z", "test_a_generator_decides_the_noise"),
         ("schedule = Schedule(const_betas())", "schedule = Schedule(const_betas(0.01))", "test_noise_levels_are_the_published_ones")],
     "diffae/codes.py": [
         ("for z in pieces)/(n - 1)", "for z in pieces)/n", "test_a_prior_is_trained_on_normalised_codes"),
@@ -221,7 +224,7 @@ MUTATIONS = by_file({
     "diffae/code_cache.py": [
         ("crops = Crops(open_source(data), c.image_size, train=False", "crops = Crops(open_source(data), c.image_size, train=True", "test_images_are_encoded_unmirrored")],
     "diffae/scores.py": [
-        ('crops = Crops(source, size, train=False)', 'crops = Crops(source[::-1], size, train=False)', "test_faces_of_the_tables_are_held_out")],
+        ('open_source("avatars", split=split)', 'open_source("avatars", split="train")', "test_faces_of_the_tables_are_held_out")],
     "diffae/manipulate.py": [
         ("strength*D**0.5*direction", "strength*direction", "test_an_edit_goes_strength_times_the_root_of_the_size"),
         ("return w/w.norm()", "return w", "test_an_edit_goes_strength_times_the_root_of_the_size"),
@@ -236,7 +239,10 @@ MUTATIONS = by_file({
         ("< logits.sigmoid()", "< (2*logits).sigmoid()", "test_codes_are_accepted_with_their_probability"),
         ("return logits > 0", "return logits > 0.5", "test_codes_are_accepted_with_their_probability"),
         ("(-logits if negative else logits)", "logits", "test_codes_are_accepted_with_their_probability"),
-        ("n_samples:int=100_000", "n_samples:int=10_000", "test_recipe_of_the_classifiers")],
+        ("n_samples:int=100_000", "n_samples:int=10_000", "test_recipe_of_the_classifiers"),
+        ("generator=torch.Generator().manual_seed(seed))[:n]]", "generator=torch.Generator().manual_seed(0))[:n]]", "test_labels_of_an_experiment_follow_the_seed"),
+        ("labels == value", "labels == 1 - value", "test_labels_of_an_experiment_follow_the_seed"),
+        ("half, rows = (batch_size + 1)//2,", "half, rows = (batch_size + 1)//4,", "test_as_many_positives_as_others")],
     "experiments/measures.py": [
         ('source = open_images(data, "test")', 'source = open_images(data, "train")', "test_held_out_crops_are_of_held_out_photographs"),
         ("default_rng([2026, i])", "default_rng()", "test_held_out_crops_are_of_held_out_photographs"),
@@ -291,6 +297,18 @@ MUTATIONS = by_file({
     "experiments/classcond.py": [
         ("return rows[spare*n:], rows", "return rows, rows", "test_images_of_a_class_are_set_aside_for_the_floor"),
         ("rows[n*seed:n*(seed + 1)]\n", "rows[:n]\n", "test_images_of_a_class_are_set_aside_for_the_floor")],
+    "core.py": [
+        ("torch.randn(shape, generator=generator, device=source", "torch.randn(shape, device=source", "test_a_generator_decides_the_noise"),
+        ("torch.randn(shape, generator", "torch.rand(shape, generator", "test_a_generator_decides_the_noise"),
+        ("    torch.manual_seed(seed)\n", "", "test_the_seed_of_a_run_decides_its_random_weights")],
+    "avatars.py": [
+        ("{check_split(split)}.npy.xz", "train.npy.xz", "test_the_packages_own_sets_are_split")],
+    "photos.py": [
+        ('if check_split(split) == "test": return _held_out()', 'if not check_split(split): return _held_out()', "test_the_packages_own_sets_are_split")],
+    "litevae/cutmix.py": [
+        ("side = (share.sqrt()*length).round()", "side = (share*length).round()", "test_cutmix_boxes_have_an_area_uniform_in_the_image")],
+    "experiments/faces.py": [
+        ("g = torch.Generator().manual_seed(seed)\n    if z_sem", "g = torch.Generator().manual_seed(0)\n    if z_sem", "test_drawn_images_follow_the_seed_and_keep_their_codes")],
     "experiments/samples.py": [
         ("code_scores(codes[order[n:]]", "code_scores(codes[order]", "test_the_floor_of_codes_is_of_other_images")]})
 
