@@ -222,7 +222,7 @@ MUTATIONS = by_file({
          "return Codes.of(self.z_sem[keep], files=files, attributes=attributes, names=self.names)", "test_some_of_the_codes_keep_the_statistics_of_all"),
         ("order = Order(len(z), seed)", "order = Order(len(z), 0)", "test_codes_in_a_fresh_order_every_epoch")],
     "diffae/code_cache.py": [
-        ("crops = Crops(open_source(data), c.image_size, train=False", "crops = Crops(open_source(data), c.image_size, train=True", "test_images_are_encoded_unmirrored")],
+        ("crops.size, train=False, in_channels=crops.in_channels)", "crops.size, train=True, in_channels=crops.in_channels)", "test_images_are_encoded_unmirrored")],
     "diffae/scores.py": [
         ('open_source("avatars", split=split)', 'open_source("avatars", split="train")', "test_faces_of_the_tables_are_held_out")],
     "diffae/manipulate.py": [
