@@ -16,7 +16,7 @@ from litevae_diffae import fid as module
 from litevae_diffae.cli import Fid
 from litevae_diffae.commands import fid as command
 from litevae_diffae.data import open_source
-from litevae_diffae.distances import frechet_distance, rfid
+from litevae_diffae.distances import alexnet_features, frechet_distance, rfid
 from litevae_diffae.fid import (PROTOCOLS, FeatureNetwork, FeatureStats, cached_stats, data_facts, feature_network, image_stats, read_stats, source_images,
                                 stats_distance)
 from litevae_diffae.files import FileError, write_tensors
@@ -173,6 +173,12 @@ def test_rfid_is_the_distance_of_streamed_statistics():
     b, net = (a * .7 + .1).clamp(-1, 1), network()
     expected = rfid(a, b, feature=net).value
     assert abs(stats_distance(image_stats(a, net, batch_size=7), image_stats(iter(b), net)) - expected) < 1e-4 * expected
+
+
+def test_alexnet_features_are_those_of_the_lpips_network(alexnet):
+    "Bytes back to [-1, 1], 128 pixels, last convolution: as `alexnet_features`."
+    x = torch.randint(256, (4, 3, 50, 70), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(alexnet(x), alexnet_features(x / 127.5 - 1, 128), rtol=1e-4, atol=1e-5)
 
 
 # what is wrong is one sentence
