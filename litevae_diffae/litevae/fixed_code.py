@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from .autoencoder import Autoencoder
 from .checks import check_choice, check_config, check_stats
-from .decoder import Decoder
+from .decoder import Decoder, check_smc_out
 from .linear_start import orthogonal_path
 from .wavelets import dwt2
 
@@ -58,6 +58,7 @@ class WaveletVAEConfig:
     decoder_final_norm: bool = True # GroupNorm before the last convolution
     output: str = "image" # or "wavelet"
     zero_init: bool = False # residual branches start at zero
+    decoder_smc_out: bool = False # SiLU and SMC in place of the last GroupNorm and convolution
     latents_mean: tuple|None = None # per channel, from `compute_latent_stats`
     latents_std: tuple|None = None # per channel
     shift_factor: float|None = None # mean of all latents
@@ -68,6 +69,7 @@ class WaveletVAEConfig:
         check_config(self, counts, ("decoder_mult",))
         check_choice(self, finest=(1, 2, 3), decoder=("gn", "smc", "mixed"),
                      output=("image", "wavelet"))
+        check_smc_out(self)
         check_stats(self)
     @property
     def z_channels(self): return code_channels(self.finest, self.in_channels)
@@ -91,6 +93,6 @@ class WaveletVAE(Autoencoder):
         self.decoder = Decoder(c.z_channels, c.in_channels, c.decoder_channels, c.decoder_mult,
                                c.decoder_res_blocks, kind=c.decoder, attention=c.decoder_attention,
                                final_norm=c.decoder_final_norm, output=c.output,
-                               zero_init=c.zero_init)
+                               zero_init=c.zero_init, smc_out=c.decoder_smc_out)
         if c.zero_init:
             orthogonal_path(self.decoder)          # as in `delta_init`

@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 from torch import nn
 from .autoencoder import Autoencoder, AutoencoderConfig
 from .checks import check_choice, check_config, check_stats
-from .decoder import KINDS, OUTPUTS, DecoderConfig, make_decoder
+from .decoder import (KINDS, OUTPUTS, DecoderConfig, check_smc_out,
+                                            make_decoder)
 from .encoder import EncoderConfig, WaveletEncoder
 from .smc import fold_smc
 from ..settings import check_limits, shown
@@ -53,6 +54,7 @@ class LiteVAEConfig(AutoencoderConfig, DecoderConfig, EncoderConfig):
         check_config(self, COUNTS, WIDTHS)
         check_limits(self, **LIMITS)
         check_choice(self, **CHOICES)
+        check_smc_out(self)
         _check_networks(self)
         check_stats(self)
         if len(self.decoder_mult) != 4:
