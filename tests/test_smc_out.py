@@ -106,7 +106,7 @@ def test_the_adaptive_weight_finds_the_last_layer():
         return (y - x).abs().mean(), -y.mean()
     norms = []
     for loss in (0, 1):
-        grad, (i, j) = torch.zeros_like(w), (1e-6, w.shape[:2])
+        grad, i = torch.zeros_like(w), 1e-6
         for k in range(w.numel()):
             with torch.no_grad():
                 w.view(-1)[k] += i

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ..layers import Attention, ResBlock, Upsample, zero_layer
 from ..norm import GroupNormSiLU
 from .bands import bands_to_image
+from .padding import set_padding
 from .smc import SMC, SMCResBlock
 from ..settings import check_counts, check_value
 
@@ -167,6 +168,7 @@ class DecoderConfig:
     output: str = "image" # or "wavelet": predict level-1 bands, then inverse Haar
     zero_init: bool = False # residual branches start at zero
     decoder_smc_out: bool = False # SiLU and SMC in place of the last GroupNorm and convolution
+    padding_mode: str = "zeros" # at edges, or "reflect", "circular"; see `set_padding`
 
 # %% ../../nbs/115_litevae.decoder.ipynb #c0f3a2d1
 def check_smc_out(config)->None: # with the fields of a `DecoderConfig` of these names
@@ -184,4 +186,6 @@ def make_decoder(config, # a `DecoderConfig` with `z_channels` and `in_channels`
     sizes = c.decoder_channels, c.decoder_mult, c.decoder_res_blocks
     ends = dict(attention=c.decoder_attention, final_norm=c.decoder_final_norm, output=c.output)
     rest = dict(kind=c.decoder, zero_init=c.zero_init, smc_out=c.decoder_smc_out)
-    return Decoder(c.z_channels, c.in_channels, *sizes, **ends, **rest)
+    decoder = Decoder(c.z_channels, c.in_channels, *sizes, **ends, **rest)
+    set_padding(decoder, c.padding_mode)
+    return decoder

@@ -21,6 +21,7 @@ from .decoder import (KINDS, OUTPUTS, Decoder, MidBlock,
                                             check_smc_out)
 from .diffusers import kl_config, modern_names
 from .diffusers import read_diffusers, take_diffusers
+from .padding import PADDINGS, set_padding
 from .smc import fold_smc
 from ..settings import check_limits, check_number
 
@@ -81,7 +82,7 @@ class KLEncoder(nn.Module):
 # %% ../../nbs/135_litevae.klvae.ipynb #d37389bd
 @dataclass(frozen=True)
 class _PipelineConfig(AutoencoderConfig):
-    "What pipelines of diffusers read, beside the settings that all autoencoders share."
+    "Settings of any autoencoder, and two that pipelines of diffusers read."
     sample_size: int|tuple[int, ...] = 256 # pixels the model was trained at; for pipelines
     force_upcast: bool = True # float16 overflows in it; for pipelines
 
@@ -112,7 +113,7 @@ class KLVAEConfig(_PipelineConfig):
         if self.levels > 11:
             n = len(self.block_out_channels)
             raise ValueError(f"block_out_channels: at most 12 widths expected, got {n}")
-        check_choice(self, decoder=KINDS, output=OUTPUTS)
+        check_choice(self, decoder=KINDS, output=OUTPUTS, padding_mode=PADDINGS)
         check_smc_out(self)
         check_stats(self)
         _check_groups(self.norm_num_groups, (*self.block_out_channels, *self.decoder_widths))
@@ -178,6 +179,7 @@ class KLVAE(Autoencoder):
         ends = dict(attention=c.attention, final_norm=c.decoder_final_norm, output=c.output)
         rest = dict(kind=c.decoder, zero_init=c.zero_init, smc_out=c.decoder_smc_out)
         self.decoder = Decoder(z, c.in_channels, base, mult, c.n_res_blocks, **ends, **rest)
+        set_padding(self, c.padding_mode)
         if c.norm_num_groups:
             set_groups(self, c.norm_num_groups)
         if c.quant_conv:

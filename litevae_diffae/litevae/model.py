@@ -14,6 +14,7 @@ from .checks import check_choice, check_config, check_stats
 from .decoder import (KINDS, OUTPUTS, DecoderConfig, check_smc_out,
                                             make_decoder)
 from .encoder import EncoderConfig, WaveletEncoder
+from .padding import PADDINGS
 from .smc import fold_smc
 from ..settings import check_limits, shown
 
@@ -42,7 +43,7 @@ LIMITS = dict(extractor_channels=2**14, aggregator_channels=2**14, decoder_chann
               n_res_blocks=32, decoder_res_blocks=64,
               extractor_mult=256, aggregator_mult=256, decoder_mult=256)
 CHOICES = dict(extractor=("unet", "nafnet"), aggregator=("unet", "vit"),
-               decoder=KINDS, output=OUTPUTS)
+               decoder=KINDS, output=OUTPUTS, padding_mode=PADDINGS)
 
 @dataclass(frozen=True)
 class LiteVAEConfig(AutoencoderConfig, DecoderConfig, EncoderConfig):
