@@ -328,7 +328,10 @@ class Experiment(Command):
     out: str = "results" # folder for NAME.json
     work: str = "runs" # folder for logs, checkpoints and records
     trains = True
-    does = "papers.experiment"
+
+    def run(self):
+        from litevae_diffae.experiments.papers import experiment
+        experiment(self)
 
 # %% ../nbs/890_cli.ipynb #862ed435
 Checkpoint = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="CKPT")]

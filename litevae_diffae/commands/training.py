@@ -111,7 +111,8 @@ _kinds = ("unet", "patch", "stylegan")
 
 def _phases(o, r, settings):
     "The phases of a run, and its adversary; a run without a schedule is one phase."
-    if o.adversary and o.adversary not in _kinds and not (Path(o.adversary)/"config.json").is_file():
+    saved = o.adversary and (Path(o.adversary)/"config.json").is_file()
+    if o.adversary and o.adversary not in _kinds and not saved:
         raise ValueError(f"--adversary: must be {', '.join(_kinds)} or the folder of a saved "
                          f"discriminator, got {o.adversary!r}")
     if not o.schedule: return [dict(size=o.size or r.size)], o.adversary

@@ -248,7 +248,7 @@ def train_schedule(model:str|LiteVAEConfig|LiteVAE, # anything that `train_litev
                    weights:LossWeights|None=None, # default: the recipe of the preset `model`
                    scale:tuple|None=None, # range of side of a crop / short side, at every size
                    train=train_litevae, # or `train_adversarial`
-                   carry:bool=True, # optimizers and discriminator go on; False: averaged weights only
+                   carry:bool=True, # optimizers, discriminator go on; False: averaged weights only
                    **settings, # further arguments of `train` for all phases
                   )->LiteVAE: # the model of the last phase
     "Train in phases, such as half resolution and then full (LiteVAE section 6)."
@@ -268,7 +268,7 @@ def train_schedule(model:str|LiteVAEConfig|LiteVAE, # anything that `train_litev
 
 @contextmanager
 def _folder(out, needed):
-    "The folder of a schedule; one that is deleted in the end if none was given and one is needed."
+    "Give the folder of a schedule, for its time if none was given and one is needed."
     if out or not needed:
         yield Path(out) if out else None
         return
@@ -278,7 +278,7 @@ def _folder(out, needed):
         yield Path(tmp)
 
 def _carried(phases, i, root, size):
-    "What a phase is told of the others."
+    "Tell a phase of the others."
     lengths = [p.get("steps") for p in phases]
     if None in lengths:
         raise ValueError("phases: steps expected in each, so that the length of the whole is "
