@@ -33,7 +33,7 @@ def wait_for_all()->None: # returns at once without a launcher
 # %% ../nbs/069_processes.ipynb #114c6972
 _most = [None] # images at once in each process, for the runs inside `at_most`
 
-def divide_batch(config:TrainConfig, # of one process
+def divide_batch(config:TrainConfig, # as for one process
                  n:int|None=None, # processes; None: those that were started
                 )->TrainConfig: # of each of `n`, with as many images a step in all
     "Divide a batch among processes; `ValueError` if it can't be done evenly."
@@ -58,7 +58,7 @@ def at_most(images:int|None, # at once in each process; None: as the recipe says
         _most[0] = before
 
 # %% ../nbs/069_processes.ipynb #9a45aebc
-def change_batch(config:TrainConfig, # of one process, as published
+def change_batch(config:TrainConfig, # as published, for one process
                  total:int, # images of one step over all processes, instead of the config's
                 )->TrainConfig: # of one process
     "Change the images of a step; steps, rate, average and warm-up follow."

@@ -35,7 +35,7 @@ _settings = ("batch_size", "grad_accum", "steps", "images", "minutes", "lr", "em
 
 def given_settings(o)->dict: # options of a run -> fields of TrainConfig
     "Settings of training that the user gave."
-    found = {name: getattr(o, name) for name in _settings}
+    found = {name: getattr(o, name, None) for name in _settings}
     found = {name: value for name, value in found.items() if value is not None}
     if "batch_size" in found: # is the step, unless more is said
         found.setdefault("grad_accum", 1)

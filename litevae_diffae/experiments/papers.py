@@ -83,7 +83,7 @@ def cost_of_row(config:dict, # a row's
     return f"{line}: too much for {card.gigabytes:g} GB; {way_out(largest, card.gigabytes, gpu)}"
 
 # %% ../../nbs/882_experiments.papers.ipynb #083f2eac
-def check_rows(rows:list, # of `Row`
+def check_rows(rows:list, # `Row`s to be run
                gigabytes:float|None=None, # that each GPU has free; None: ask, if there is one
               )->None:
     "Print what is worth knowing; `ValueError` if something is missing or does not fit."

@@ -84,7 +84,7 @@ class _ResumableTask(Task):
         if self.equivariance:
             said["equivariance"] = self.equivariance
         if self.part:
-            said["schedule"] = list(self.part)
+            said["schedule"] = list(self.part[:3])
         return {**said, **self.identity}
 
     @torch.no_grad()
@@ -98,10 +98,11 @@ class _ResumableTask(Task):
 
 # %% ../../nbs/155_litevae.train.ipynb #a6bfbecc
 class SchedulePart(NamedTuple):
-    "Where a phase stands in its schedule."
+    "Place of a phase in its schedule."
     before: int # steps of the phases before
     total: int # steps of all phases
     smallest: int # pixels, smallest crop of all phases
+    after: Path|None = None # folder of the phase before, whose networks and optimizers go on
 
 # %% ../../nbs/155_litevae.train.ipynb #bc4028d7
 class LiteVAETask(_ResumableTask):
@@ -114,7 +115,7 @@ class LiteVAETask(_ResumableTask):
                  lpips_net:str="alex", # or "vgg": network of the terms `lpips` and `feature`
                  identity:dict|None=None, # JSON values that must agree when a run is continued
                  equivariance:float=0., # share of steps under EQ-VAE's transformations; EQ-VAE: 0.5
-                 part:SchedulePart|None=None, # of a schedule, whose length times an adversary
+                 part:SchedulePart|None=None, # where a phase stands; its schedule times an adversary
                 ):
         if not 0 <= equivariance <= 1:
             raise ValueError(f"equivariance: must be in [0, 1], got {equivariance}")
@@ -215,7 +216,6 @@ def train_litevae(model:str|LiteVAEConfig|LiteVAE="litevae-b", # for `model_to_t
                   progress:bool=True, # show a bar
                   stats_images:int=512, # crops that the latents' statistics are measured on
                   make_task=LiteVAETask, # (model, weights, fixed_batch, identity=, ...) -> task
-                  carry:Path|None=None, # folder of a run whose networks and optimizers go on
                   **settings, # TASK_SETTINGS, and fields of `TrainConfig`: minutes=10, lr=2e-4 ...
                  )->LiteVAE: # the averaged model, in eval mode, with latent statistics
     "Train a LiteVAE on images."
@@ -237,7 +237,8 @@ def train_litevae(model:str|LiteVAEConfig|LiteVAE="litevae-b", # for `model_to_t
     fixed_batch = middle_squares(test, size, vae.config.in_channels)
     task = make_task(vae, weights or r.weights, fixed_batch, identity=identity, **of_task)
     run = Trainer(task, partial(batches, crops), config, out, device, progress, source)
-    return finish(run.fit(resume, carry), crops, out, stats_images)
+    part = of_task.get("part")
+    return finish(run.fit(resume, part.after if part else None), crops, out, stats_images)
 
 # %% ../../nbs/155_litevae.train.ipynb #64eba7e3
 def train_schedule(model:str|LiteVAEConfig|LiteVAE, # anything that `train_litevae` takes
@@ -284,5 +285,5 @@ def _carried(phases, i, root, size):
         raise ValueError("phases: steps expected in each, so that the length of the whole is "
                          "known; or carry=False")
     smallest = min(p.get("size") or size for p in phases)
-    part = SchedulePart(sum(lengths[:i]), sum(lengths), smallest)
-    return dict(part=part, carry=root/f"phase_{i - 1}" if i else None)
+    after = root/f"phase_{i - 1}" if i else None
+    return dict(part=SchedulePart(sum(lengths[:i]), sum(lengths), smallest, after))
