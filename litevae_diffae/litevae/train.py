@@ -115,7 +115,7 @@ class LiteVAETask(_ResumableTask):
                  lpips_net:str="alex", # or "vgg": network of the terms `lpips` and `feature`
                  identity:dict|None=None, # JSON values that must agree when a run is continued
                  equivariance:float=0., # share of steps under EQ-VAE's transformations; EQ-VAE: 0.5
-                 part:SchedulePart|None=None, # where a phase stands; its schedule times an adversary
+                 part:SchedulePart|None=None, # place of a phase; the schedule times an adversary
                 ):
         if not 0 <= equivariance <= 1:
             raise ValueError(f"equivariance: must be in [0, 1], got {equivariance}")
