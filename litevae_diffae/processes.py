@@ -10,6 +10,9 @@ import math
 import os
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import timedelta
+from functools import lru_cache
+import torch.distributed as dist
 from accelerate import PartialState
 from .core import default_device
 from .optim import TrainConfig
@@ -25,10 +28,16 @@ def is_main()->bool: # also without a launcher
     return int(os.environ.get("RANK", 0)) == 0
 
 # %% ../nbs/069_processes.ipynb #3dc1bfa0
+@lru_cache(1)
+def _patient_group():
+    "All processes, with a week's patience: NCCL's own barrier gives up after ten minutes."
+    PartialState(cpu=default_device().type == "cpu") # joins them, if nobody has
+    return dist.new_group(backend="gloo", timeout=timedelta(days=7))
+
 def wait_for_all()->None: # returns at once without a launcher
-    "Wait until all processes are here."
+    "Wait until all processes are here, such as for the one that measures or writes."
     if n_processes() > 1:
-        PartialState(cpu=default_device().type == "cpu").wait_for_everyone()
+        dist.barrier(group=_patient_group())
 
 # %% ../nbs/069_processes.ipynb #114c6972
 _most = [None] # images at once in each process, for the runs inside `at_most`
