@@ -77,8 +77,6 @@ class RunOptions(Command):
     seed: Seed = 0 # random seed of weights, crops and sampling
     precision: Precision = "auto" # auto: bf16 where the hardware has it
     checkpointing: bool = False # compute blocks twice: less memory, a third more time
-    ema: Optional[Share] = None # decay of the weight average; 0: none
-    clip: Optional[Rate] = None # largest norm of a gradient
     n_workers: Optional[Workers] = None # workers that read images
     save_every: Optional[Count] = None # steps between resume files
     grid_every: Optional[Count] = None # steps between images
@@ -102,6 +100,8 @@ class Train(RunOptions):
     schedule: Optional[Schedule] = None # LiteVAE: small crops first; paper: 128, then 256 pixels
     adversary: Optional[Adversary] = None # LiteVAE: unet, patch, stylegan, or a saved discriminator
     lpips_net: Optional[Literal["alex", "vgg"]] = None # LiteVAE: network of LPIPS in the loss
+    ema: Optional[Share] = None # decay of the weight average; 0: none
+    clip: Optional[Rate] = None # largest norm of a gradient
     equivariance: float = 0. # LiteVAE: share of steps with scaled, rotated latents (EQ-VAE: 0.5)
     freeze_encoder: bool = False # LiteVAE: train the decoder only
     does = "training.train"
@@ -328,7 +328,10 @@ class Experiment(Command):
     out: str = "results" # folder for NAME.json
     work: str = "runs" # folder for logs, checkpoints and records
     trains = True
-    does = "papers.experiment"
+
+    def run(self):
+        from litevae_diffae.experiments.papers import experiment
+        experiment(self)
 
 # %% ../nbs/890_cli.ipynb #862ed435
 Checkpoint = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="CKPT")]

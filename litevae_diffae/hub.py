@@ -37,12 +37,13 @@ def shipped_models()->dict: # name -> folder below the assets
 def load(name:str|Path, # shipped name, folder or Hub id
          device:torch.device=None, # CPU if None
          classes:tuple|None=None, # those that will do; all if None
+         **changes, # fields without weights, such as `padding_mode` of an autoencoder
         )->nn.Module: # in eval mode, float32
     "Load any of the library's models; `ValueError` if it is of none of the classes."
     classes = CLASSES if classes is None else classes
     kind, _ = read_config(find_weights(name, shipped_models()))
     for cls in classes:
-        if cls.__name__ == kind: return cls.from_pretrained(name, device=device)
+        if cls.__name__ == kind: return cls.from_pretrained(name, device, **changes)
     known = ", ".join(cls.__name__ for cls in classes)
     raise ValueError(f"model: {str(name)!r} holds a {kind}; {known} expected")
 

@@ -57,7 +57,7 @@ def kl_to_diffusers_config(model:KLVAE, # on any device
     c = model.config
     groups = {c.norm_num_groups or n_groups(w) for w in c.block_out_channels}
     even = c.decoder_widths == c.block_out_channels
-    if c.decoder != "gn" or not even or len(groups) > 1: return None
+    if c.decoder != "gn" or not even or len(groups) > 1 or c.padding_mode != "zeros": return None
     n = len(c.block_out_channels)
     channels = dict(in_channels=c.in_channels, out_channels=c.in_channels,
                     block_out_channels=c.block_out_channels, latent_channels=c.z_channels)

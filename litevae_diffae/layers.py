@@ -97,6 +97,8 @@ class Upsample(nn.Module):
 # %% ../nbs/020_layers.ipynb #1bcdccb1
 class Downsample(nn.Module):
     "Halve the size by a 3x3 convolution of stride 2, padded right and bottom only."
+    padding_mode = "zeros" # or "reflect", "circular", see `set_padding`
+
     def __init__(self, channels:int): # C
         super().__init__()
         self.conv = nn.Conv2d(channels, channels, 3, stride=2)
@@ -104,7 +106,8 @@ class Downsample(nn.Module):
     def forward(self,
                 x:Tensor, # (B, C, H, W)
                )->Tensor: # (B, C, H/2, W/2)
-        return self.conv(F.pad(x, (0,1,0,1)))
+        mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
+        return self.conv(F.pad(x, (0,1,0,1), mode))
 
 # %% ../nbs/020_layers.ipynb #cd59594f
 def check_widths(c_in:int, # channels of the input

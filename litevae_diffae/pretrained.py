@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['AGAIN', 'load_strict', 'find_class', 'build_empty', 'check_memory', 'find_weights', 'read_config', 'check_weights',
-           'Pretrained', 'model_card']
+           'check_changes', 'Pretrained', 'model_card']
 
 # %% ../nbs/010_pretrained.ipynb #fcfd13f9
 import json
@@ -281,6 +281,17 @@ def _parts_in(path)->list|None:
         parts = (f.metadata() or {}).get("parts")
     return None if parts is None else [p for p in parts.split(",") if p]
 
+# %% ../nbs/010_pretrained.ipynb #c846cda0
+def check_changes(cls:type, # a `Pretrained` class
+                  changes:Mapping, # field -> value
+                 )->None:
+    "`ValueError` unless all are fields that have no weights, so that the saved ones still fit."
+    other = [k for k in changes if k not in cls.weightless]
+    if not other: return
+    free = ", ".join(cls.weightless) or "none"
+    raise ValueError(f"from_pretrained: {other[0]} is fixed by the saved weights, or no field; "
+                     f"{cls.__name__} can change: {free}")
+
 # %% ../nbs/010_pretrained.ipynb #c846cda3
 class Pretrained:
     "Mixin for `nn.Module`: presets, saving, loading. Subclasses set `config_class` and `presets`."
@@ -289,6 +300,7 @@ class Pretrained:
     shipped: dict = {} # name -> folder below the assets
     positive: tuple = () # names of tensors that must be above zero
     unknown_as_nan: tuple = () # names of tensors that are NaN until they are known
+    weightless: tuple = () # fields without weights, which `from_pretrained` may change
     _has_parts = False # True: other models in folders below, listed in the file of weights
 
     def __new__(cls, config=None, *args, **kwargs): # nothing is allocated before this
@@ -331,15 +343,18 @@ class Pretrained:
     def from_pretrained(cls,
                         name:str, # shipped name, folder or Hub id
                         device:torch.device=None, # CPU if None
+                        **changes, # fields named in `weightless`, with other values than saved
                        ): # model in eval mode, float32
         "Load a model that `save_pretrained` wrote; strict."
         _check_device(device or "cpu")
+        check_changes(cls, changes)
         dir = find_weights(name, cls.shipped)
         kind, values = read_config(dir)
         if kind != cls.__name__:
             holds = f"{str(name)!r} holds a {shown(kind)[1:-1]}"
             raise ValueError(f"{cls.__name__}.from_pretrained: {holds}")
         config, path = _config_from(cls, dir/"config.json", values), dir/"model.safetensors"
+        config = make_config(cls.config_class, {**_plain(config), **changes}) if changes else config
         check_weights(cls, config, read_tensor_header(path, AGAIN), path)
         model = nn.Module.__new__(cls) # its size is known to be that of the file
         model.__init__(config)

@@ -10,6 +10,9 @@ import math
 import os
 from contextlib import contextmanager
 from dataclasses import replace
+from datetime import timedelta
+from functools import lru_cache
+import torch.distributed as dist
 from accelerate import PartialState
 from .core import default_device
 from .optim import TrainConfig
@@ -25,15 +28,21 @@ def is_main()->bool: # also without a launcher
     return int(os.environ.get("RANK", 0)) == 0
 
 # %% ../nbs/069_processes.ipynb #3dc1bfa0
+@lru_cache(1)
+def _patient_group():
+    "All processes, with a week's patience: NCCL's own barrier gives up after ten minutes."
+    PartialState(cpu=default_device().type == "cpu") # joins them, if nobody has
+    return dist.new_group(backend="gloo", timeout=timedelta(days=7))
+
 def wait_for_all()->None: # returns at once without a launcher
-    "Wait until all processes are here."
+    "Wait until all processes are here, such as for the one that measures or writes."
     if n_processes() > 1:
-        PartialState(cpu=default_device().type == "cpu").wait_for_everyone()
+        dist.barrier(group=_patient_group())
 
 # %% ../nbs/069_processes.ipynb #114c6972
 _most = [None] # images at once in each process, for the runs inside `at_most`
 
-def divide_batch(config:TrainConfig, # of one process
+def divide_batch(config:TrainConfig, # as for one process
                  n:int|None=None, # processes; None: those that were started
                 )->TrainConfig: # of each of `n`, with as many images a step in all
     "Divide a batch among processes; `ValueError` if it can't be done evenly."
@@ -58,7 +67,7 @@ def at_most(images:int|None, # at once in each process; None: as the recipe says
         _most[0] = before
 
 # %% ../nbs/069_processes.ipynb #9a45aebc
-def change_batch(config:TrainConfig, # of one process, as published
+def change_batch(config:TrainConfig, # as published, for one process
                  total:int, # images of one step over all processes, instead of the config's
                 )->TrainConfig: # of one process
     "Change the images of a step; steps, rate, average and warm-up follow."

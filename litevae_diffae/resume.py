@@ -128,12 +128,21 @@ def write_checkpoint(run, # a Trainer
         clear_resume(run.out, keep=folder)
 
 # %% ../nbs/064_resume.ipynb #6854132f
+_LATER = dict(decoder_smc_out=False, padding_mode="zeros") # fields of networks, and what was before
+
+def _with_later(was, now):
+    "The settings of a checkpoint, with the fields of its network that came after its version."
+    if not isinstance(was.get("model"), dict) or not isinstance(now.get("model"), dict): return was
+    later = {k: v for k, v in _LATER.items() if k in now["model"]}
+    return {**was, "model": {**later, **was["model"]}}
+
 def differences(run, # a Trainer
                 state:dict, # from a checkpoint
                 resume:bool|str, # "data": the data may have changed
                )->dict: # name -> (value then, value now)
     "Compare a run with its checkpoint."
-    was, now, task = dict(state["identity"]), run.identity(), run.task
+    now, task = run.identity(), run.task
+    was = _with_later(dict(state["identity"]), now)
     if task.timed:
         was.update(_length(run, state, now))
     newer = [k for k in ("files", "part", "teacher") if k not in was] # of an earlier version

@@ -13,7 +13,7 @@ from paper_rows import fake_inception, fake_sets, random_images, small_ranges, t
 
 from litevae_diffae import cli
 from litevae_diffae.commands import fid as fid_command
-from litevae_diffae.experiments import autoencoding, classcond, measures, needs, published, records
+from litevae_diffae.experiments import measures, needs, published, records
 from litevae_diffae.experiments.published import toy_published
 from litevae_diffae.experiments.records import find_experiments
 from litevae_diffae.fid import feature_network
@@ -113,7 +113,7 @@ def test_two_processes_make_the_same_table(place):
         "row['measure'] = dict(size=32, n=4, fd_size=32)\nrow['stats_images'] = 8\n"
         "e = Experiment('?', 'none', lambda scale: [Row('row', row, run_row)])\n"
         "records.find_experiments = lambda: {'two': e}\n"
-        "from litevae_diffae.commands import papers\npapers.check_rows = lambda rows: None\n"
+        "from litevae_diffae.experiments import papers\npapers.check_rows = lambda rows: None\n"
         "sys.exit(cli.main(['experiment', 'two', '--scale', 'paper', '--seeds', '1']))\n")
     env = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29617", str(script)],

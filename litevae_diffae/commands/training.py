@@ -35,7 +35,7 @@ _settings = ("batch_size", "grad_accum", "steps", "images", "minutes", "lr", "em
 
 def given_settings(o)->dict: # options of a run -> fields of TrainConfig
     "Settings of training that the user gave."
-    found = {name: getattr(o, name) for name in _settings}
+    found = {name: getattr(o, name, None) for name in _settings}
     found = {name: value for name, value in found.items() if value is not None}
     if "batch_size" in found: # is the step, unless more is said
         found.setdefault("grad_accum", 1)
@@ -111,7 +111,8 @@ _kinds = ("unet", "patch", "stylegan")
 
 def _phases(o, r, settings):
     "The phases of a run, and its adversary; a run without a schedule is one phase."
-    if o.adversary and o.adversary not in _kinds and not (Path(o.adversary)/"config.json").is_file():
+    saved = o.adversary and (Path(o.adversary)/"config.json").is_file()
+    if o.adversary and o.adversary not in _kinds and not saved:
         raise ValueError(f"--adversary: must be {', '.join(_kinds)} or the folder of a saved "
                          f"discriminator, got {o.adversary!r}")
     if not o.schedule: return [dict(size=o.size or r.size)], o.adversary

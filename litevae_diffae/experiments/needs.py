@@ -17,9 +17,9 @@ from ..perceptual import trunk_weights
 # %% ../../nbs/595_experiments.needs.ipynb #592497df
 @dataclass(frozen=True)
 class Needs:
-    "What rows ask for beside code and time."
+    "Data and networks that rows ask for."
     data: frozenset = frozenset() # (name, split) each
-    networks: frozenset = frozenset() # of "inception", "vgg"
+    networks: frozenset = frozenset() # names: "inception", "vgg"
 
     def __or__(self, other): return Needs(self.data | other.data, self.networks | other.networks)
 
@@ -44,7 +44,7 @@ def _named(value, split):
     return tuple(value) if isinstance(value, list) else (value, split)
 
 # %% ../../nbs/595_experiments.needs.ipynb #3c47c36d
-def missing(needs:Needs, # of all rows
+def missing(needs:Needs, # what rows ask for
            )->tuple: # sentences about what is missing, sentences to know
     "Open all data and load all networks; nothing raises."
     faults, notes = [], []
@@ -64,7 +64,7 @@ def missing(needs:Needs, # of all rows
     return faults, [note for note in notes if note]
 
 # %% ../../nbs/595_experiments.needs.ipynb #d4031e49
-def check_needs(configs:list, # of rows
+def check_needs(configs:list, # configurations
                )->list: # sentences to know, such as that a data set is not the whole one
     "`ValueError` that lists all that is missing, before anything is trained."
     needs = Needs()

@@ -33,6 +33,7 @@ class Row:
     run: Callable # (config, seed, folder for the run) -> {metric: number}
     build: Callable|None = None # config -> {name: module} on the current device; None: no network
 
+# %% ../../nbs/600_experiments.records.ipynb #0fef74b0
 def row_key(config:dict, # what a `Row` holds
             seed:int, # 0, 1, ...
             setting:dict|None=None, # by `this_setting`; None: one process of any version
@@ -46,7 +47,7 @@ in_key = ("litevae_diffae", "torch") # packages whose versions name a run at pap
 
 def this_setting(scale:str, # "small" or "paper"
                 )->dict|None: # processes and versions; None at small scale
-    "What else names a run here and now: processes, and versions to their second number."
+    "Name what else decides a run: processes, and versions to their second number."
     if scale == "small": return None
     found = {k: ".".join(v.split(".")[:2]) for k, v in versions(in_key).items() if k in in_key}
     return dict(processes=n_processes(), versions=found)
@@ -232,7 +233,7 @@ def write_results(path:Path, # results/NAME.json
 # %% ../../nbs/600_experiments.records.ipynb #968bc7ca
 def images_a_step(config:dict, # a row's
                  )->int|None: # over all processes; None: the row trains nothing
-    "The images of one optimizer step, as a row asks for them."
+    "Count the images of one optimizer step, as a row asks for them."
     train = config.get("train", {})
     if "batch_size" not in train: return None
     return train["batch_size"]*train.get("grad_accum", 1)

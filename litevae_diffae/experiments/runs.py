@@ -53,8 +53,8 @@ def shipped_model(config:dict, # a row's
     return LiteVAE.from_pretrained("photos") if same else None
 
 # %% ../../nbs/610_experiments.runs.ipynb #d78a706c
-def folder_of(config:dict, # of a row that trains
-              seed:int, # its seed
+def folder_of(config:dict, # a row's that trains
+              seed:int, # random weights, order of the data, noise
               work:Path, # folder of all runs
              )->Path: # the run's
     "The folder of a run, so that rows which measure the same model share it."

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['frozen', 'generator_loss', 'mean_logit', 'discriminator_loss', 'adversarial_weight', 'TwoPlayers', 'AdversarialTask',
-           'Discriminator', 'fitting_discriminator', 'train_adversarial']
+           'Discriminator', 'fitting_discriminator', 'train_adversarial', 'AdversarialConfig']
 
 # %% ../../nbs/160_litevae.adversarial.ipynb #fe91b66d
 from contextlib import contextmanager
@@ -73,6 +73,9 @@ def discriminator_loss(disc:nn.Module, # the gradient goes here
     loss = parts["d_loss"] + cutmix*parts.get("cutmix", 0.)
     means = dict(logits_real=mean_logit(logits_real), logits_fake=mean_logit(logits_fake))
     return loss, {**parts, **means}
+
+# %% ../../nbs/160_litevae.adversarial.ipynb #358a468b
+_all_ = ["AdversarialConfig"]
 
 # %% ../../nbs/160_litevae.adversarial.ipynb #ac47c74e
 def adversarial_weight(progress:float, # part of the run that is done, in [0, 1]
@@ -193,7 +196,7 @@ def _check_discriminator(disc:nn.Module, # left as it is
 def fitting_discriminator(discriminator:DiscriminatorConfig|str|Path, # or a name, or a folder
                           in_channels:int, # channels of the images
                           size:int, # pixels of a training crop
-                          smallest:int|None=None, # of a schedule's crops; None: `size`
+                          smallest:int|None=None, # pixels, a schedule's smallest crop; None: `size`
                          )->Discriminator: # with random weights, or those of the folder
     "Discriminator for training crops; `ValueError` if it does not take them."
     config, given = discriminator, isinstance(discriminator, (str, Path))

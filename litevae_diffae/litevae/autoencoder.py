@@ -18,6 +18,7 @@ from ..pretrained import Pretrained
 from ..core import check_generator, check_values, draw_normal, on_own_device
 from ..layers import check_overflow
 from .checks import check_maps, check_pixels, check_size
+from .padding import check_reflection
 from .tiling import InParts, decoder_tiles, encoder_tiles, run_in_parts
 
 # %% ../../nbs/125_litevae.autoencoder.ipynb #ad2e166f
@@ -77,6 +78,7 @@ class AutoencoderConfig:
     latents_std: tuple[float, ...]|None = None # per channel, from `compute_latent_stats`
     shift_factor: float|None = None # mean of all latents
     scaling_factor: float|None = None # 1 / std of all latents; 0.18215 in Stable Diffusion 1
+    padding_mode: str = "zeros" # at edges, or "reflect", "circular"; see `set_padding`
 
     @property
     def levels(self): return 3
@@ -103,6 +105,8 @@ def affine_stats(config, # an `AutoencoderConfig`
 # %% ../../nbs/125_litevae.autoencoder.ipynb #9fb5deef
 class Autoencoder(InParts, Pretrained, nn.Module):
     "Base class: a subclass sets `encoder`, `decoder` and the convolutions around latents, if any."
+    weightless = ("padding_mode",)
+
     def __init__(self, config): # an `AutoencoderConfig` with `z_channels`
         super().__init__()
         self.config = config
@@ -133,7 +137,10 @@ class Autoencoder(InParts, Pretrained, nn.Module):
         c = self.config
         check_maps("x", x, c.in_channels)
         check_pixels(x, self.training)
-        tiles = self.tiling and encoder_tiles(self.tiling, c.spatial_compression_ratio)
+        ratio, wrap = c.spatial_compression_ratio, c.padding_mode == "circular"
+        check_reflection("x", x, c.padding_mode, ratio + 1)
+        tiles = self.tiling and encoder_tiles(self.tiling, ratio, wrap)
+        x = pad_to_multiple(x, ratio) if wrap else x
         moments = run_in_parts(self._encode, x, tiles, self.slicing)
         dist = DiagonalGaussian(check_overflow(moments, self.dtype, "encode"))
         return EncoderOutput(dist) if return_dict else (dist,)
@@ -148,11 +155,13 @@ class Autoencoder(InParts, Pretrained, nn.Module):
         "Images from latents."
         ratio = self.config.spatial_compression_ratio
         check_maps("z", z, self.config.latent_channels)
+        check_reflection("z", z, self.config.padding_mode, 2)
         if not self.training:
             check_values("z", z)
         full = tuple(s * ratio for s in z.shape[-2:])
         h, w = full if size is None else check_size(size, full)
-        tiles = self.tiling and decoder_tiles(self.tiling, ratio, self.decoder)
+        wrap = self.config.padding_mode == "circular"
+        tiles = self.tiling and decoder_tiles(self.tiling, ratio, self.decoder, wrap)
         x = run_in_parts(self._decode, z, tiles, self.slicing)
         x = check_overflow(x, self.dtype, "decode")[..., :h, :w]
         return DecoderOutput(x) if return_dict else (x,)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'OUTPUTS', 'MidBlock', 'UpBlock', 'check_decoder', 'block_of_stage', 'Decoder', 'DecoderConfig',
-           'make_decoder']
+           'check_smc_out', 'make_decoder']
 
 # %% ../../nbs/115_litevae.decoder.ipynb #f4850d3b
 from dataclasses import dataclass
@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from ..layers import Attention, ResBlock, Upsample, zero_layer
 from ..norm import GroupNormSiLU
 from .bands import bands_to_image
-from .smc import SMCResBlock
+from .padding import set_padding
+from .smc import SMC, SMCResBlock
 from ..settings import check_counts, check_value
 
 # %% ../../nbs/115_litevae.decoder.ipynb #1986f15c
@@ -108,10 +109,14 @@ class Decoder(nn.Module):
                  output:str="image", # "image", or "wavelet": level-1 bands at half resolution
                  zero_init:bool=False, # residual blocks and attention start as the identity
                  linear_skip:bool=False, # add a linear decoder, one convolution (not in the paper)
+                 smc_out:bool=False, # SiLU and SMC in place of the last norm and convolution
                 ):
         super().__init__()
         counts = dict(z_channels=z_channels, out_channels=out_channels, channels=channels)
         check_decoder(mult, kind, output, **counts, n_res_blocks=n_res_blocks)
+        if smc_out and (kind == "gn" or not final_norm):
+            rule = "needs kind 'smc' or 'mixed' and final_norm=True, whose place it takes"
+            raise ValueError(f"smc_out: {rule}, got {kind!r} and {final_norm}")
         self.kind, self.output = kind, output
         widths = [channels*m for m in mult][output == "wavelet":][::-1] # coarse to fine
         coarse, fine, n = widths[0], widths[-1], len(widths)
@@ -124,6 +129,8 @@ class Decoder(nn.Module):
         self.conv_norm_out = GroupNormSiLU(fine) if final_norm else nn.Identity()
         n_maps = out_channels*(4 if output == "wavelet" else 1)
         self.conv_out = nn.Conv2d(fine, n_maps, 3, padding=1)
+        if smc_out:
+            self.conv_norm_out, self.conv_out = nn.SiLU(), SMC(fine, n_maps)
         self.conv_skip = None
         if linear_skip:
             n_maps = out_channels * 4**(len(mult) - 1)
@@ -160,6 +167,16 @@ class DecoderConfig:
     decoder_final_norm: bool = True # GroupNorm before the last convolution
     output: str = "image" # or "wavelet": predict level-1 bands, then inverse Haar
     zero_init: bool = False # residual branches start at zero
+    decoder_smc_out: bool = False # SiLU and SMC in place of the last GroupNorm and convolution
+    padding_mode: str = "zeros" # at edges, or "reflect", "circular"; see `set_padding`
+
+# %% ../../nbs/115_litevae.decoder.ipynb #c0f3a2d1
+def check_smc_out(config)->None: # with the fields of a `DecoderConfig` of these names
+    "`ValueError` unless there is a last norm for SMC to replace, in a decoder that has SMC."
+    c = config
+    if c.decoder_smc_out and (c.decoder == "gn" or not c.decoder_final_norm):
+        rule = "needs decoder='smc' or 'mixed' and decoder_final_norm=True, whose place it takes"
+        raise ValueError(f"decoder_smc_out: {rule}, got {c.decoder!r} and {c.decoder_final_norm}")
 
 # %% ../../nbs/115_litevae.decoder.ipynb #e4a1430a
 def make_decoder(config, # a `DecoderConfig` with `z_channels` and `in_channels`
@@ -168,5 +185,7 @@ def make_decoder(config, # a `DecoderConfig` with `z_channels` and `in_channels`
     c = config
     sizes = c.decoder_channels, c.decoder_mult, c.decoder_res_blocks
     ends = dict(attention=c.decoder_attention, final_norm=c.decoder_final_norm, output=c.output)
-    rest = dict(kind=c.decoder, zero_init=c.zero_init)
-    return Decoder(c.z_channels, c.in_channels, *sizes, **ends, **rest)
+    rest = dict(kind=c.decoder, zero_init=c.zero_init, smc_out=c.decoder_smc_out)
+    decoder = Decoder(c.z_channels, c.in_channels, *sizes, **ends, **rest)
+    set_padding(decoder, c.padding_mode)
+    return decoder

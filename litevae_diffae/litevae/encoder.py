@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from ..layers import ResBlock, check_widths
 from .extractors import FeatureNAFNet, FeatureViT
+from .padding import set_padding
 from .wavelets import dwt2
 from ..settings import check_counts, check_value
 
@@ -76,6 +77,7 @@ class EncoderConfig:
     extractor: str = "unet" # or "nafnet": the networks on the levels (Table 18)
     aggregator: str = "unet" # or "vit": the network that joins them (Table 20)
     zero_init: bool = False # residual branches start at zero
+    padding_mode: str = "zeros" # at edges, or "reflect", "circular"; see `set_padding`
 
 # %% ../../nbs/105_litevae.encoder.ipynb #6d6e2ebe
 NETWORKS = dict(unet=FeatureUNet, nafnet=FeatureNAFNet, vit=FeatureViT)
@@ -123,6 +125,7 @@ class WaveletEncoder(nn.Module):
         down = [nn.Conv2d(C, C, 3, stride=2**(3 - l), padding=1) for l in levels if l < 3]
         self.downsamplers = nn.ModuleList(down)
         self.aggregator = make_aggregator(config, len(levels))
+        set_padding(self, config.padding_mode)
 
     def bands(self,
               x:Tensor, # (B, C, H, W)

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from .autoencoder import Autoencoder
+from .autoencoder import Autoencoder, AutoencoderConfig
 from .checks import check_choice, check_config, check_stats
-from .decoder import Decoder
+from .decoder import Decoder, check_smc_out
 from .linear_start import orthogonal_path
+from .padding import PADDINGS, set_padding
 from .wavelets import dwt2
 
 # %% ../../nbs/722_litevae.fixed_code.ipynb #75a4c1ad
@@ -46,10 +47,9 @@ def code_channels(finest:int, # finest level kept, 1 to 3
 
 # %% ../../nbs/722_litevae.fixed_code.ipynb #82348bc2
 @dataclass(frozen=True)
-class WaveletVAEConfig:
+class WaveletVAEConfig(AutoencoderConfig):
     "A fixed wavelet code and the decoder that reads it (Appendix B)."
     finest: int = 3 # finest detail level in the code: 3 (DWT, 12 channels), 2 (DWT-2, 48)
-    in_channels: int = 3 # channels of the images, in and out
     decoder: str = "gn" # "gn", "smc" or "mixed"
     decoder_channels: int = 128 # base width of the decoder
     decoder_mult: tuple = (1, 2, 4, 4) # width multipliers, from the image to the latents
@@ -58,23 +58,17 @@ class WaveletVAEConfig:
     decoder_final_norm: bool = True # GroupNorm before the last convolution
     output: str = "image" # or "wavelet"
     zero_init: bool = False # residual branches start at zero
-    latents_mean: tuple|None = None # per channel, from `compute_latent_stats`
-    latents_std: tuple|None = None # per channel
-    shift_factor: float|None = None # mean of all latents
-    scaling_factor: float|None = None # 1 / std of all latents
+    decoder_smc_out: bool = False # SiLU and SMC in place of the last GroupNorm and convolution
 
     def __post_init__(self):
         counts = ("finest", "in_channels", "decoder_channels", "decoder_res_blocks")
         check_config(self, counts, ("decoder_mult",))
         check_choice(self, finest=(1, 2, 3), decoder=("gn", "smc", "mixed"),
-                     output=("image", "wavelet"))
+                     output=("image", "wavelet"), padding_mode=PADDINGS)
+        check_smc_out(self)
         check_stats(self)
     @property
     def z_channels(self): return code_channels(self.finest, self.in_channels)
-    @property
-    def latent_channels(self): return self.z_channels
-    @property
-    def spatial_compression_ratio(self): return 8
 
 # %% ../../nbs/722_litevae.fixed_code.ipynb #aefe5672
 class WaveletVAE(Autoencoder):
@@ -91,6 +85,7 @@ class WaveletVAE(Autoencoder):
         self.decoder = Decoder(c.z_channels, c.in_channels, c.decoder_channels, c.decoder_mult,
                                c.decoder_res_blocks, kind=c.decoder, attention=c.decoder_attention,
                                final_norm=c.decoder_final_norm, output=c.output,
-                               zero_init=c.zero_init)
+                               zero_init=c.zero_init, smc_out=c.decoder_smc_out)
+        set_padding(self.decoder, c.padding_mode)
         if c.zero_init:
             orthogonal_path(self.decoder)          # as in `delta_init`

@@ -17,9 +17,11 @@ from ..layers import Downsample, ResBlock
 from ..norm import GroupNormSiLU
 from .autoencoder import Autoencoder, AutoencoderConfig
 from .checks import check_choice, check_config, check_stats
-from .decoder import KINDS, OUTPUTS, Decoder, MidBlock
+from .decoder import (KINDS, OUTPUTS, Decoder, MidBlock,
+                                            check_smc_out)
 from .diffusers import kl_config, modern_names
 from .diffusers import read_diffusers, take_diffusers
+from .padding import PADDINGS, set_padding
 from .smc import fold_smc
 from ..settings import check_limits, check_number
 
@@ -79,7 +81,13 @@ class KLEncoder(nn.Module):
 
 # %% ../../nbs/135_litevae.klvae.ipynb #d37389bd
 @dataclass(frozen=True)
-class KLVAEConfig(AutoencoderConfig):
+class _PipelineConfig(AutoencoderConfig):
+    "Settings of any autoencoder, and two that pipelines of diffusers read."
+    sample_size: int|tuple[int, ...] = 256 # pixels the model was trained at; for pipelines
+    force_upcast: bool = True # float16 overflows in it; for pipelines
+
+@dataclass(frozen=True)
+class KLVAEConfig(_PipelineConfig):
     "Everything that defines a `KLVAE`; the defaults are Stable Diffusion's."
     z_channels: int = 4 # channels of the latents
     block_out_channels: tuple[int, ...] = (128, 256, 512, 512) # encoder widths, image to latents
@@ -95,8 +103,7 @@ class KLVAEConfig(AutoencoderConfig):
     output: str = "image" # or "wavelet": predict level-1 bands, then inverse Haar
     zero_init: bool = False # residual branches start at zero
     folded: bool = False # SMC layers stored as plain convolutions
-    sample_size: int|tuple[int, ...] = 256 # pixels the model was trained at; for pipelines
-    force_upcast: bool = True # float16 overflows in it; for pipelines
+    decoder_smc_out: bool = False # SiLU and SMC in place of the last GroupNorm and convolution
 
     def __post_init__(self):
         check_config(self, ("in_channels", "z_channels", "n_res_blocks"), ("block_out_channels",))
@@ -106,7 +113,8 @@ class KLVAEConfig(AutoencoderConfig):
         if self.levels > 11:
             n = len(self.block_out_channels)
             raise ValueError(f"block_out_channels: at most 12 widths expected, got {n}")
-        check_choice(self, decoder=KINDS, output=OUTPUTS)
+        check_choice(self, decoder=KINDS, output=OUTPUTS, padding_mode=PADDINGS)
+        check_smc_out(self)
         check_stats(self)
         _check_groups(self.norm_num_groups, (*self.block_out_channels, *self.decoder_widths))
 
@@ -169,8 +177,9 @@ class KLVAE(Autoencoder):
         sizes = c.block_out_channels, c.n_res_blocks, c.attention, c.zero_init
         self.encoder = KLEncoder(c.in_channels, z, *sizes)
         ends = dict(attention=c.attention, final_norm=c.decoder_final_norm, output=c.output)
-        rest = dict(kind=c.decoder, zero_init=c.zero_init)
+        rest = dict(kind=c.decoder, zero_init=c.zero_init, smc_out=c.decoder_smc_out)
         self.decoder = Decoder(z, c.in_channels, base, mult, c.n_res_blocks, **ends, **rest)
+        set_padding(self, c.padding_mode)
         if c.norm_num_groups:
             set_groups(self, c.norm_num_groups)
         if c.quant_conv:

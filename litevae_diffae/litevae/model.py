@@ -11,8 +11,10 @@ from dataclasses import dataclass, replace
 from torch import nn
 from .autoencoder import Autoencoder, AutoencoderConfig
 from .checks import check_choice, check_config, check_stats
-from .decoder import KINDS, OUTPUTS, DecoderConfig, make_decoder
+from .decoder import (KINDS, OUTPUTS, DecoderConfig, check_smc_out,
+                                            make_decoder)
 from .encoder import EncoderConfig, WaveletEncoder
+from .padding import PADDINGS
 from .smc import fold_smc
 from ..settings import check_limits, shown
 
@@ -41,7 +43,7 @@ LIMITS = dict(extractor_channels=2**14, aggregator_channels=2**14, decoder_chann
               n_res_blocks=32, decoder_res_blocks=64,
               extractor_mult=256, aggregator_mult=256, decoder_mult=256)
 CHOICES = dict(extractor=("unet", "nafnet"), aggregator=("unet", "vit"),
-               decoder=KINDS, output=OUTPUTS)
+               decoder=KINDS, output=OUTPUTS, padding_mode=PADDINGS)
 
 @dataclass(frozen=True)
 class LiteVAEConfig(AutoencoderConfig, DecoderConfig, EncoderConfig):
@@ -53,6 +55,7 @@ class LiteVAEConfig(AutoencoderConfig, DecoderConfig, EncoderConfig):
         check_config(self, COUNTS, WIDTHS)
         check_limits(self, **LIMITS)
         check_choice(self, **CHOICES)
+        check_smc_out(self)
         _check_networks(self)
         check_stats(self)
         if len(self.decoder_mult) != 4:

@@ -29,7 +29,9 @@ def smc_weight(weight:Tensor, # (c_out, c_in, k, k)
 
 # %% ../../nbs/110_litevae.smc.ipynb #b3747924
 class SMC(nn.Module):
-    "Self-modulated convolution (LiteVAE eq. 3), stride 1, zero padding that keeps the size."
+    "Self-modulated convolution (LiteVAE eq. 3), stride 1, padded so that the size stays."
+    padding_mode = "zeros" # or "reflect", "circular", see `set_padding`
+
     def __init__(self,
                  c_in:int, # input maps
                  c_out:int, # output maps
@@ -52,13 +54,17 @@ class SMC(nn.Module):
                 x:Tensor, # (B, c_in, H, W)
                )->Tensor: # (B, c_out, H, W)
         "Convolve with the demodulated weight, then add the bias."
-        return F.conv2d(x, self.modulated(), self.bias, padding=self.weight.shape[-1]//2)
+        edge = self.weight.shape[-1]//2
+        if self.padding_mode != "zeros":
+            x, edge = F.pad(x, (edge,)*4, self.padding_mode), 0
+        return F.conv2d(x, self.modulated(), self.bias, padding=edge)
 
     @torch.no_grad()
     def fold(self)->nn.Conv2d: # device, type, memory layout and mode of this layer
         "Make a plain convolution with the outputs of this layer."
         c_out, c_in, k, _ = self.weight.shape
-        conv = nn.Conv2d(c_in, c_out, k, padding=k//2, device="meta")
+        conv = nn.Conv2d(c_in, c_out, k, padding=k//2, padding_mode=self.padding_mode,
+                         device="meta")
         conv.weight = nn.Parameter(self.modulated())
         conv.bias = nn.Parameter(self.bias.clone())
         return conv.train(self.training)

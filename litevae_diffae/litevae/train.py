@@ -84,7 +84,7 @@ class _ResumableTask(Task):
         if self.equivariance:
             said["equivariance"] = self.equivariance
         if self.part:
-            said["schedule"] = list(self.part)
+            said["schedule"] = list(self.part[:3])
         return {**said, **self.identity}
 
     @torch.no_grad()
@@ -98,10 +98,11 @@ class _ResumableTask(Task):
 
 # %% ../../nbs/155_litevae.train.ipynb #a6bfbecc
 class SchedulePart(NamedTuple):
-    "Where a phase stands in its schedule."
+    "Place of a phase in its schedule."
     before: int # steps of the phases before
     total: int # steps of all phases
     smallest: int # pixels, smallest crop of all phases
+    after: Path|None = None # folder of the phase before, whose networks and optimizers go on
 
 # %% ../../nbs/155_litevae.train.ipynb #bc4028d7
 class LiteVAETask(_ResumableTask):
@@ -114,7 +115,7 @@ class LiteVAETask(_ResumableTask):
                  lpips_net:str="alex", # or "vgg": network of the terms `lpips` and `feature`
                  identity:dict|None=None, # JSON values that must agree when a run is continued
                  equivariance:float=0., # share of steps under EQ-VAE's transformations; EQ-VAE: 0.5
-                 part:SchedulePart|None=None, # of a schedule, whose length times an adversary
+                 part:SchedulePart|None=None, # place of a phase; the schedule times an adversary
                 ):
         if not 0 <= equivariance <= 1:
             raise ValueError(f"equivariance: must be in [0, 1], got {equivariance}")
@@ -215,7 +216,6 @@ def train_litevae(model:str|LiteVAEConfig|LiteVAE="litevae-b", # for `model_to_t
                   progress:bool=True, # show a bar
                   stats_images:int=512, # crops that the latents' statistics are measured on
                   make_task=LiteVAETask, # (model, weights, fixed_batch, identity=, ...) -> task
-                  carry:Path|None=None, # folder of a run whose networks and optimizers go on
                   **settings, # TASK_SETTINGS, and fields of `TrainConfig`: minutes=10, lr=2e-4 ...
                  )->LiteVAE: # the averaged model, in eval mode, with latent statistics
     "Train a LiteVAE on images."
@@ -237,7 +237,8 @@ def train_litevae(model:str|LiteVAEConfig|LiteVAE="litevae-b", # for `model_to_t
     fixed_batch = middle_squares(test, size, vae.config.in_channels)
     task = make_task(vae, weights or r.weights, fixed_batch, identity=identity, **of_task)
     run = Trainer(task, partial(batches, crops), config, out, device, progress, source)
-    return finish(run.fit(resume, carry), crops, out, stats_images)
+    part = of_task.get("part")
+    return finish(run.fit(resume, part.after if part else None), crops, out, stats_images)
 
 # %% ../../nbs/155_litevae.train.ipynb #64eba7e3
 def train_schedule(model:str|LiteVAEConfig|LiteVAE, # anything that `train_litevae` takes
@@ -248,7 +249,7 @@ def train_schedule(model:str|LiteVAEConfig|LiteVAE, # anything that `train_litev
                    weights:LossWeights|None=None, # default: the recipe of the preset `model`
                    scale:tuple|None=None, # range of side of a crop / short side, at every size
                    train=train_litevae, # or `train_adversarial`
-                   carry:bool=True, # optimizers and discriminator go on; False: averaged weights only
+                   carry:bool=True, # optimizers, discriminator go on; False: averaged weights only
                    **settings, # further arguments of `train` for all phases
                   )->LiteVAE: # the model of the last phase
     "Train in phases, such as half resolution and then full (LiteVAE section 6)."
@@ -268,7 +269,7 @@ def train_schedule(model:str|LiteVAEConfig|LiteVAE, # anything that `train_litev
 
 @contextmanager
 def _folder(out, needed):
-    "The folder of a schedule; one that is deleted in the end if none was given and one is needed."
+    "Give the folder of a schedule, for its time if none was given and one is needed."
     if out or not needed:
         yield Path(out) if out else None
         return
@@ -278,11 +279,11 @@ def _folder(out, needed):
         yield Path(tmp)
 
 def _carried(phases, i, root, size):
-    "What a phase is told of the others."
+    "Tell a phase of the others."
     lengths = [p.get("steps") for p in phases]
     if None in lengths:
         raise ValueError("phases: steps expected in each, so that the length of the whole is "
                          "known; or carry=False")
     smallest = min(p.get("size") or size for p in phases)
-    part = SchedulePart(sum(lengths[:i]), sum(lengths), smallest)
-    return dict(part=part, carry=root/f"phase_{i - 1}" if i else None)
+    after = root/f"phase_{i - 1}" if i else None
+    return dict(part=SchedulePart(sum(lengths[:i]), sum(lengths), smallest, after))
