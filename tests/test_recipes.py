@@ -799,6 +799,7 @@ def test_paper_rows_have_the_published_training(table, row, config, monkeypatch)
     c, last = trained_with(config, monkeypatch), config["phases"][-1]
     assert (c.lr, tuple(c.betas), c.batch_size*c.grad_accum, c.warmup, c.schedule) == (1e-4, (.5, .9), 2*16, 0, "constant")
     assert (c.clip, c.ema, config["scale"], config["carry"]) == (1., .999, [.5, 1.], True)
+    assert {k: config["train"][k] for k in ("clip", "ema")} == dict(clip=1., ema=.999) # a row says all, whatever the defaults of a run become
     short = config["data"][0] in ("ffhq", "deepfashion") or last["size"] == 256
     expected = 150_000 if table in LONGER else 100_000 if short else 200_000
     assert sum(p["steps"] for p in config["phases"]) == expected

@@ -360,7 +360,7 @@ MUTATIONS = by_file({
         ("paper_steps.get((data, size), PAPER.config.steps)", 'paper_steps[("imagenet", 128)]', "test_paper_rows_have_the_published_training"),
         ('"batch_size", "grad_accum", "lr", "ema", "clip", "log_every"', '"batch_size", "lr", "ema", "clip", "log_every"', "test_paper_rows_have_the_published_training"),
         ('"batch_size", "grad_accum", "lr", "ema", "clip", "log_every"', '"grad_accum", "ema", "clip", "log_every"', "tests/test_paper_rows.py::test_what_is_published_is_in_the_row"),
-        ('"lr", "ema", "clip", "log_every"', '"lr", "log_every"', "tests/test_schedule.py::test_the_recipe_is_its_table"),
+        ('"lr", "ema", "clip", "log_every"', '"lr", "log_every"', "test_paper_rows_have_the_published_training"),
         ("betas=list(PAPER.config.betas)", "betas=[.9, .999]", "test_paper_rows_have_the_published_training"),
         ("scale=list(PAPER.scale), train=paper_train", "scale=photo_scale, train=paper_train", "test_paper_rows_have_the_published_training"),
         ("{**paper_weights, **weights}", "{**small_weights, **weights}", "test_paper_rows_have_the_published_training"),
