@@ -31,7 +31,7 @@ def _check_game(game):
 
 @dataclass(frozen=True)
 class AdversarialConfig:
-    "Terms on which a discriminator takes part; none of the numbers is published for LiteVAE."
+    "Terms on which a discriminator takes part; weight, times and rate are not published."
     loss:str = "hinge"        # or "logistic" (Table 16 finds them equal)
     weight:float = 0.1        # factor of the generator loss; with `adaptive`, times that weight
     start:float = 0.2         # fraction of the run at which the discriminator begins to learn
@@ -99,8 +99,8 @@ CHOICES = (
            "borrowed: their sum over the latent against sums over the pixels is our mean against "
            "means"),
     Choice("wavelet term", "yes; weight not said; Table 9", "none", 1., "weights.wavelet",
-           "open-litevae's; whether tables 1 and 2 have it is not said; tables 4, 8 to 10 and "
-           "14 to 16 share the baseline of Table 9 and have not"),
+           "open-litevae's; whether tables 1 and 2 have it is not said; here tables 4, 8 to 10 "
+           "and 14 to 16 are trained without it, as the baseline of Table 9"),
     Choice("Gaussian term", "yes; weight not said; Table 9", "none", .5, "weights.gaussian",
            "as the wavelet term"),
     Choice("adversarial loss", "hinge", "hinge", "hinge", "game.loss", "as printed"),
