@@ -119,10 +119,11 @@ CHOICES = (
            "off; Schönfeld et al. have it"))
 
 # %% ../../nbs/152_litevae.recipes.ipynb #6a842538
-def make_recipe(choices:tuple=CHOICES, # lines of the table, one for each field
+def make_recipe(choices:tuple|None=None, # lines of a table, one for each field; None: `CHOICES`
                 **more, # further fields of `TrainConfig`, such as n_workers=4
                )->Recipe: # with the values of the column "ours"
     "Build a recipe from a table; `ValueError` if a field stands in it twice."
+    choices = CHOICES if choices is None else choices
     names = [c.field for c in choices]
     twice = {n for n in names if names.count(n) > 1}
     if twice: raise ValueError(f"choices: {', '.join(sorted(twice))} stands there twice")
@@ -137,11 +138,11 @@ def make_recipe(choices:tuple=CHOICES, # lines of the table, one for each field
 PAPER = make_recipe(n_workers=4, log_every=50, grid_every=1000, save_every=1000)
 
 # %% ../../nbs/152_litevae.recipes.ipynb #e29453e1
-def choices_table(choices:tuple=CHOICES, # lines
+def choices_table(choices:tuple|None=None, # lines; None: `CHOICES`
                  )->str: # Markdown
     "Lay out the table: paper, LDM, ours, why."
     head = ["| setting | LiteVAE | LDM | ours | why |", "|---|---|---|---|---|"]
-    rows = [f"| {c.name} | {c.paper} | {c.ldm} | `{_short(c.ours)}` | {c.why} |" for c in choices]
+    rows = [f"| {c.name} | {c.paper} | {c.ldm} | `{_short(c.ours)}` | {c.why} |" for c in choices or CHOICES]
     return "\n".join(head + rows)
 
 def _short(value):
