@@ -119,7 +119,7 @@ CHOICES = (
            "off; Schönfeld et al. have it"))
 
 # %% ../../nbs/152_litevae.recipes.ipynb #6a842538
-def make_recipe(choices:tuple|None=None, # lines of a table, one for each field; None: `CHOICES`
+def make_recipe(choices:tuple|None=None, # lines, one for each field; None: `CHOICES`
                 **more, # further fields of `TrainConfig`, such as n_workers=4
                )->Recipe: # with the values of the column "ours"
     "Build a recipe from a table; `ValueError` if a field stands in it twice."
