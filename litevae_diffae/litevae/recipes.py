@@ -142,7 +142,8 @@ def choices_table(choices:tuple|None=None, # lines; None: `CHOICES`
                  )->str: # Markdown
     "Lay out the table: paper, LDM, ours, why."
     head = ["| setting | LiteVAE | LDM | ours | why |", "|---|---|---|---|---|"]
-    rows = [f"| {c.name} | {c.paper} | {c.ldm} | `{_short(c.ours)}` | {c.why} |" for c in choices or CHOICES]
+    rows = [f"| {c.name} | {c.paper} | {c.ldm} | `{_short(c.ours)}` | {c.why} |"
+            for c in (CHOICES if choices is None else choices)]
     return "\n".join(head + rows)
 
 def _short(value):
