@@ -68,8 +68,8 @@ Range = tuple[float, float]
 class RunOptions(Command):
     "Options of a training run; the rest comes from its recipe."
     size: Optional[Size] = None # training crops in pixels, a multiple of 8
-    batch_size: Optional[Batch] = None # images per step and process
-    grad_accum: Optional[Batch] = None # batches of one step, for a GPU that takes few images
+    batch_size: Optional[Batch] = None # images at once in each process; else the recipe's
+    grad_accum: Optional[Batch] = None # micro-batches of a step; 1 if --batch-size is given
     steps: Optional[Many] = None # length in steps
     images: Optional[Many] = None # or in images seen
     minutes: Optional[Minutes] = None # or in minutes
@@ -130,8 +130,8 @@ class Plan(Command):
     "Say what training needs: memory, hours, and what fits a GPU; nothing is trained."
     model: Preset # preset, such as litevae-b; or a trained model: name, folder or Hub id
     size: Optional[Size] = None # training crops in pixels, a multiple of 8
-    batch_size: BatchOf = None # images per step and process
-    grad_accum: Optional[Batch] = None # batches of one step
+    batch_size: BatchOf = None # images at once in each process; else the recipe's
+    grad_accum: Optional[Batch] = None # micro-batches of a step; 1 if --batch-size is given
     gpu: Optional[Card] = None # card; all that are known if not given
     adversary: Optional[Kind] = None # LiteVAE: a discriminator to train against
     precision: Precision = "auto" # auto: 16 bits
@@ -269,11 +269,11 @@ class Fid(SetOptions):
     protocol: Optional[Rules] = None # numbers, crops and seeds of a paper
     n: Optional[Many] = None # the first so many images of each side; all if not given
     size: Optional[Size] = None # pixels of centre crops; the model's, or whole images
-    features: Optional[Literal["inception", "alexnet"]] = None # alexnet: no download, not FID
+    features: Optional[Literal["inception", "alexnet"]] = None # alexnet: no download, no FID
     batch_size: Batch = 50 # images at a time
     n_steps: Optional[Steps] = None # sampler steps of a diffusion model: 100 if not given
     random_x_T: bool = False # Diff-AE: reconstructions from noise instead of the encoded x_T
-    seeds: Optional[Seeds] = None # drawings of B, of which mean and standard deviation are told
+    seeds: Optional[Seeds] = None # drawings of B, for a mean and a standard deviation
     cache: Optional[str] = None # folder where statistics are kept
     weights_path: Optional[str] = None # Inception's weights, if they are on disk already
     out: str = "fid.json" # file for the result
@@ -317,14 +317,14 @@ class Experiment(Command):
     "Make a table of the website: train and measure what is not yet in the results."
     name: Name # such as diffae-autoencoding; an unknown one lists all
     scale: ScaleOf = "small" # CPU cores and minutes; or the paper's sizes, where there are any
-    seeds: Few = 2 # runs of each row
+    seeds: Few = 2 # runs of each row; a verdict asks for three
     first_seed: FirstSeed = 0 # leave out the seeds before this one, which another terminal runs
     rows: tuple[str, ...] = () # names of rows; all if not given
     data: tuple[str, ...] = () # places of the papers' sets: imagenet=/data/imagenet ffhq=...
-    batch: Optional[Many] = None # paper: other images a step; steps and rate follow
-    batch_size: Optional[Batch] = None # images at once on each GPU; the step stays
+    batch: Optional[Many] = None # paper: images of a step on all GPUs; steps and rate follow
+    batch_size: Optional[Batch] = None # images at once on each GPU; a step has as many as before
     check: bool = False # say what each row costs and what is missing, and stop
-    gpu: Card = "h100" # card that --check thinks of
+    gpu: Card = "h100" # card that --check estimates for
     out: str = "results" # folder for NAME.json
     work: str = "runs" # folder for logs, checkpoints and records
     trains = True

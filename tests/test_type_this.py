@@ -20,7 +20,7 @@ from litevae_diffae.fid import feature_network
 
 PAGE = Path(__file__).parent.parent/"nbs/start/25_type_this.ipynb"
 TEXT = "".join("".join(c["source"]) + "\n" for c in json.loads(PAGE.read_text(encoding="utf-8"))["cells"] if c["cell_type"] == "markdown")
-COMMANDS = [line for block in re.findall(r"```sh\n(.*?)```", TEXT, re.S) for line in block.splitlines() if not line.startswith("pip ")]
+COMMANDS = [line for block in re.findall(r"```sh\n(.*?)```", TEXT, re.S) for line in block.replace("\\\n", " ").splitlines() if not line.startswith("pip ")]
 ALL = find_experiments()
 
 

@@ -187,7 +187,7 @@ def _check_discriminator(disc:nn.Module, # left as it is
     try:
         disc(images)
     except (ValueError, RuntimeError) as error:
-        raise ValueError(f"discriminator: does not take {in_channels} x {size} x {size} pictures: "
+        raise ValueError(f"discriminator: does not take {in_channels} x {size} x {size} images: "
                          f"{error}") from None
     finally:
         disc.load_state_dict(state)

@@ -31,7 +31,7 @@ def _check_game(game):
 
 @dataclass(frozen=True)
 class AdversarialConfig:
-    "Terms on which a discriminator takes part; none of the numbers is published for LiteVAE."
+    "Terms on which a discriminator takes part; weight, times and rate are not published."
     loss:str = "hinge"        # or "logistic" (Table 16 finds them equal)
     weight:float = 0.1        # factor of the generator loss; with `adaptive`, times that weight
     start:float = 0.2         # fraction of the run at which the discriminator begins to learn
@@ -99,8 +99,8 @@ CHOICES = (
            "borrowed: their sum over the latent against sums over the pixels is our mean against "
            "means"),
     Choice("wavelet term", "yes; weight not said; Table 9", "none", 1., "weights.wavelet",
-           "open-litevae's; whether tables 1 and 2 have it is not said; tables 4, 8 to 10 and "
-           "14 to 16 share the baseline of Table 9 and have not"),
+           "open-litevae's; whether tables 1 and 2 have it is not said; here tables 4, 8 to 10 "
+           "and 14 to 16 are trained without it, as the baseline of Table 9"),
     Choice("Gaussian term", "yes; weight not said; Table 9", "none", .5, "weights.gaussian",
            "as the wavelet term"),
     Choice("adversarial loss", "hinge", "hinge", "hinge", "game.loss", "as printed"),
@@ -119,10 +119,11 @@ CHOICES = (
            "off; Schönfeld et al. have it"))
 
 # %% ../../nbs/152_litevae.recipes.ipynb #6a842538
-def make_recipe(choices:tuple=CHOICES, # lines of the table, one for each field
+def make_recipe(choices:tuple|None=None, # lines, one for each field; None: `CHOICES`
                 **more, # further fields of `TrainConfig`, such as n_workers=4
                )->Recipe: # with the values of the column "ours"
     "Build a recipe from a table; `ValueError` if a field stands in it twice."
+    choices = CHOICES if choices is None else choices
     names = [c.field for c in choices]
     twice = {n for n in names if names.count(n) > 1}
     if twice: raise ValueError(f"choices: {', '.join(sorted(twice))} stands there twice")
@@ -137,11 +138,12 @@ def make_recipe(choices:tuple=CHOICES, # lines of the table, one for each field
 PAPER = make_recipe(n_workers=4, log_every=50, grid_every=1000, save_every=1000)
 
 # %% ../../nbs/152_litevae.recipes.ipynb #e29453e1
-def choices_table(choices:tuple=CHOICES, # lines
+def choices_table(choices:tuple|None=None, # lines; None: `CHOICES`
                  )->str: # Markdown
     "Lay out the table: paper, LDM, ours, why."
     head = ["| setting | LiteVAE | LDM | ours | why |", "|---|---|---|---|---|"]
-    rows = [f"| {c.name} | {c.paper} | {c.ldm} | `{_short(c.ours)}` | {c.why} |" for c in choices]
+    rows = [f"| {c.name} | {c.paper} | {c.ldm} | `{_short(c.ours)}` | {c.why} |"
+            for c in (CHOICES if choices is None else choices)]
     return "\n".join(head + rows)
 
 def _short(value):
