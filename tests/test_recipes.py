@@ -1,7 +1,9 @@
 """What makes a run the paper's: defaults, splits, seeds and detaches, each against a truth from outside.
 
 tools/mutate.py holds the changes of the package that these tests must notice, and tries them one by one."""
+import hashlib
 import inspect
+import json
 import math
 from dataclasses import asdict, replace
 from types import SimpleNamespace
@@ -11,10 +13,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from litevae_diffae import distances, metrics, optim, perceptual
+from litevae_diffae import data, distances, metrics, optim, perceptual
 from litevae_diffae.avatars import load_avatars
 from litevae_diffae.crops import Crops, Order, batches, one_pass
 from litevae_diffae.data import hold_out
+from litevae_diffae.sources import Source
 from litevae_diffae.diffae import latent, manipulate
 from litevae_diffae.diffae.classcond import accept_codes, class_logits, fit_class, label_rows
 from litevae_diffae.diffae.code_cache import cache_codes
@@ -22,7 +25,7 @@ from litevae_diffae.diffae.codes import Codes, code_batches
 from litevae_diffae.diffae.latent import LatentDDIM
 from litevae_diffae.diffae.model import DiffAE, diffae_presets, slerp
 from litevae_diffae.diffae.official import build_classifier, split_parts
-from litevae_diffae.diffae.prior import prior_recipe, train_prior
+from litevae_diffae.diffae.prior import LatentTask, prior_decay, prior_recipe, published_priors, train_prior
 from litevae_diffae.diffae.scores import load_faces
 from litevae_diffae.diffae.train import diffae_recipe, swap_probe, train_diffae
 from litevae_diffae.diffusion import model as diffusion
@@ -31,10 +34,9 @@ from litevae_diffae.diffusion.inversion import invert_official
 from litevae_diffae.diffusion.model import DDIM, DDIMConfig, ddim_presets
 from litevae_diffae.diffusion.schedule import Schedule, const_betas, ddim_timesteps, linear_betas
 from litevae_diffae.diffusion.weights import loss_weights
-from litevae_diffae.experiments import autoencoding, classcond, faces, measures, runs, samples
+from litevae_diffae.experiments import autoencoding, classcond, faces, measures, places, records, runs, samples
 from litevae_diffae.experiments.records import find_experiments, row_key
 from litevae_diffae.litevae import adaptive, adversarial, analysis, detail_losses, losses
-from litevae_diffae.litevae.adversarial import AdversarialConfig
 from litevae_diffae.litevae.cutmix import cutmix_mask
 from litevae_diffae.litevae.autoencoder import AutoencoderConfig, DiagonalGaussian, affine_stats
 from litevae_diffae.litevae.discriminator import UNetDiscriminator, d_loss, g_loss, unet_mult
@@ -43,11 +45,14 @@ from litevae_diffae.litevae.encoder import scaled_bands
 from litevae_diffae.litevae.latents import compute_latent_stats
 from litevae_diffae.litevae.losses import LossWeights, loss_terms, reconstruction_loss
 from litevae_diffae.litevae.model import LiteVAE
+from litevae_diffae.litevae.recipes import (CHOICES, PAPER_SIDE, PAPER_STEPS, SCHEDULES, AdversarialConfig, Recipe, phases_of, recipe,
+                                            schedule_phases)
 from litevae_diffae.litevae.smc import SMC, smc_weight
 from litevae_diffae.litevae.train import (EncodeDecode, LiteVAETask, middle_squares,
-                                          model_to_train, recipe, train_litevae)
+                                          model_to_train, train_litevae, train_schedule)
 from litevae_diffae.optim import EMA, TrainConfig, lr_factor
 from litevae_diffae.photos import load_photos
+from litevae_diffae.processes import at_most, change_batch, divide_batch
 from litevae_diffae.train import Task, Trainer
 
 ALL = find_experiments()
@@ -226,11 +231,123 @@ def test_settings_of_every_run():
 
 @pytest.mark.parametrize("name", ["litevae-s", "litevae-b", "litevae-m", "litevae-l", "sd-vae-f8"])
 def test_recipe_of_the_published_sizes(name):
-    "Appendix F: Adam (0.5, 0.9), 1e-4, 16 images, 100,000 steps at 256 pixels, nothing rises or falls."
+    "Appendix F: Adam (0.5, 0.9), 1e-4, 16 images on each of two GPUs, 100,000 steps at 256 pixels, nothing rises or falls."
     r = recipe(name)
     c = r.config
-    assert (c.n_steps(16), c.batch_size, c.lr, c.betas, r.size) == (100_000, 16, 1e-4, (.5, .9), 256)
-    assert (c.warmup, c.schedule, c.grad_accum) == (0, "constant", 1) and r.weights == LossWeights()
+    assert (c.n_steps(32), c.batch_size, c.batch_size*c.grad_accum, c.lr, c.betas, r.size) == (100_000, 16, 2*16, 1e-4, (.5, .9), 256)
+    assert (c.warmup, c.schedule) == (0, "constant") and r.weights == LossWeights()
+    assert {k: v for k, v in defaults(Recipe).items() if k in ("size", "scale", "lpips_net")} == dict(size=256, scale=(.5, 1.), lpips_net="alex")
+
+
+# field of the recipe -> what it is, by appendix F, by latent diffusion (its autoencoder_kl_32x32x4), or by a fraction
+REFERENCE = {
+    "config.lr": 1e-4, "config.betas": (.5, .9), "config.batch_size": 16, "config.grad_accum": 32//16, "config.steps": 10**5,
+    "config.schedule": "constant", "config.warmup": 0, "config.precision": "auto", "config.clip": 1.,
+    "config.ema": 1 - 1/1000,                               # the average of the last thousand steps
+    "size": 256, "scale": (1/2, 1.), "lpips_net": "alex",   # the side of a crop: between half of the short side and all of it
+    "weights.l1": 1., "weights.lpips": 1., "weights.kl": 1e-6, "weights.wavelet": 1., "weights.gaussian": 1/2,
+    "game.loss": "hinge", "game.weight": 1/10, "game.adaptive": False,
+    "game.start": 40_000/200_000, "game.warmup": 1/20, "game.ramp": 1/10, # Figure 7 begins at 40,000 of 200,000
+    "game.lr": None, "game.betas": (.5, .9), "game.cutmix": 0.}
+
+
+def test_the_table_has_every_line_once():
+    assert sorted(c.field for c in CHOICES) == sorted(REFERENCE)
+
+
+@pytest.mark.parametrize("field", REFERENCE)
+def test_every_line_of_the_recipe(field):
+    "In the table, and in the recipe that training takes."
+    choice, = (c for c in CHOICES if c.field == field)
+    found = recipe("litevae-b")
+    for name in field.split("."): found = getattr(found, name)
+    for value in (choice.ours, found): assert value == pytest.approx(REFERENCE[field]) and type(value) is type(REFERENCE[field])
+
+
+# column -> field -> what it must say
+PRINTED = {
+    "paper": {"config.lr": "Adam, 1e-4", "config.betas": "0.5, 0.9", "config.batch_size": "16 on two GPUs", "config.precision": "mixed; wavelets in float32",
+              "config.steps": "200,000 for ImageNet at 128 px; 100,000 for 256 px and FFHQ; 150,000 in the study of resolutions", "game.loss": "hinge",
+              "game.adaptive": "dropped", "game.start": "not said; the axis of Figure 7 begins at 40,000 of 200,000", "game.betas": "0.5, 0.9"},
+    "ldm": {"config.lr": "Adam, 4.5e-6 x images a step", "config.betas": "0.5, 0.9", "config.batch_size": "12 on each GPU", "config.grad_accum": "2",
+            "weights.l1": "1", "weights.lpips": "1", "weights.kl": "1e-6", "lpips_net": "VGG-16", "game.loss": "hinge", "game.weight": "adaptive x 0.5",
+            "game.start": "step 50,001", "game.warmup": "0 steps", "game.ramp": "0 steps"}}
+
+
+@pytest.mark.parametrize("column", PRINTED)
+def test_the_table_says_what_was_printed(column):
+    lines = {c.field: getattr(c, column) for c in CHOICES}
+    assert {k: lines[k] for k in PRINTED[column]} == PRINTED[column]
+    if column == "paper": # of weights, the average and the way of the rate nothing is printed
+        assert all("not said" in lines[k] for k in lines if k.startswith("weights.") or k in ("config.clip", "config.ema", "config.schedule", "game.weight"))
+
+
+def test_the_weight_of_kl_is_latent_diffusions():
+    "There sums over latent and pixels, 1 and 1e-6; here means over pixels: the same ratio."
+    r, x, y = recipe("litevae-b"), torch.zeros(2, 3, 16, 16), torch.full((2, 3, 16, 16), .5)
+    p = gaussians(2)
+    terms = loss_terms(x, y, p, replace(r.weights, lpips=0., wavelet=0., gaussian=0.))
+    ours = r.weights.kl*terms["kl"]/(r.weights.l1*terms["l1"])
+    assert ours.item() == pytest.approx(1e-6*p.kl().sum().item()/(x - y).abs().sum().item())
+
+
+# Batches and phases
+
+@pytest.mark.parametrize("n, expected", [(1, (16, 2)), (2, (16, 1)), (4, (8, 1)), (32, (1, 1))])
+def test_a_step_stays_the_published_step_on_any_number_of_gpus(n, expected, monkeypatch):
+    "32 images in all: 16 on each of two."
+    published = TrainConfig(batch_size=16, grad_accum=2)
+    c = divide_batch(published, n)
+    assert (c.batch_size, c.grad_accum) == expected and c.batch_size*c.grad_accum*n == 32
+    monkeypatch.setenv("WORLD_SIZE", str(n))
+    assert divide_batch(published) == c
+    given, stop = [], KeyboardInterrupt()
+    def fit(self, *args):
+        given.append(self.config)
+        raise stop
+    monkeypatch.setattr(Trainer, "fit", fit)
+    x = as_bytes(images(4, 40))
+    for train in (lambda: train_litevae("litevae-s", x, size=32), lambda: train_schedule("litevae-s", [dict(size=32, steps=1)], x)):
+        with pytest.raises(KeyboardInterrupt): train()
+    row = next(r.config for r in ALL["t1"].rows("paper"))
+    for g in (*given, trained_with(row, monkeypatch)): assert (g.batch_size, g.grad_accum) == expected
+
+
+def test_a_batch_that_cannot_be_divided():
+    with pytest.raises(ValueError, match="processes: 32 images a step can't be divided among 3"): divide_batch(TrainConfig(batch_size=16, grad_accum=2), 3)
+
+
+def test_micro_batches_are_as_large_as_they_may_be():
+    "Divisors of 32 that are at most 3, 4, 16; afterwards as before."
+    c = TrainConfig(batch_size=16, grad_accum=2)
+    for most, expected in ((3, (2, 16)), (4, (4, 8)), (99, (16, 2)), (None, (16, 2))):
+        with at_most(most): assert (lambda d: (d.batch_size, d.grad_accum))(divide_batch(c, 1)) == expected
+        assert divide_batch(c, 1) == c
+
+
+def test_another_batch_sees_as_many_images():
+    "Four times the images: a quarter of the steps, twice the rate (a root), an average and a warm-up over as many images."
+    c = TrainConfig(steps=1000, batch_size=16, grad_accum=2, lr=1e-4, ema=.999, warmup=100)
+    more, less = change_batch(c, 128), change_batch(c, 8)
+    assert (more.batch_size, more.grad_accum, more.steps, more.warmup) == (16, 8, 250, 25)
+    assert more.lr == pytest.approx(2e-4) and more.ema == pytest.approx(.999**4)
+    assert (less.batch_size, less.grad_accum, less.steps, less.warmup) == (8, 1, 4000, 400)
+    assert less.lr == pytest.approx(5e-5) and less.ema**4 == pytest.approx(.999)
+    assert change_batch(c, 32) == c and change_batch(replace(c, steps=None, images=10**6), 64).images == 10**6
+    assert (change_batch(c, 24).batch_size, change_batch(c, 24).grad_accum) == (12, 2)
+
+
+def test_phases_share_the_steps():
+    assert phases_of({2: 2, 1: 1}, 256, 150_000) == [dict(size=128, steps=100_000), dict(size=256, steps=50_000)]
+    assert phases_of({4: 1, 2: 2, 1: 3}, 64, 600) == [dict(size=16, steps=100), dict(size=32, steps=200), dict(size=64, steps=300)]
+
+
+def test_the_study_of_resolutions():
+    "256 pixels, 150,000 steps; two thirds of them at the smaller size."
+    assert (PAPER_SIDE, PAPER_STEPS) == (256, 150_000) and list(SCHEDULES) == ["full", "half", "quarter"]
+    for name, small in (("half", 128), ("quarter", 64)):
+        assert schedule_phases(name) == [dict(size=small, steps=100_000), dict(size=256, steps=50_000)]
+    assert schedule_phases("full") == [dict(size=256, steps=150_000)] and schedule_phases("paper") == schedule_phases("half")
 
 
 SEEN = {"diffae-ffhq64": 562_500, "diffae-celeba64": 562_500, "diffae-ffhq128": 1_015_625, "diffae-horse128": 1_015_625,
@@ -248,12 +365,17 @@ def test_recipe_of_diffae(name):
 
 
 def test_recipe_of_the_latent_ddim():
-    "394,531 steps of 256 codes and 977,050 of 2,048, as the official code counts; the last, broken one is made here."
-    for name, batch, steps in (("latent-10", 256, 394_531), ("latent-20", 2048, 977_050)):
+    "394,531 steps of 256 codes, 977,050 of 2,048, 587,890 of 512, as the official code counts; the last, broken one is made here."
+    ffhq, lsun = (256, 394_531, .01, 10), (2048, 977_050, 0., 20)
+    known = {"latent-10": ffhq, "latent-ffhq128": ffhq, "latent-ffhq256": ffhq, "latent-20": lsun, "latent-horse128": lsun, "latent-bedroom128": lsun,
+             "latent-celeba64": (512, 587_890, .01, 10)}
+    assert set(known) == set(published_priors)
+    for name, (batch, steps, decay, layers) in known.items():
         c = prior_recipe(name)
+        assert prior_decay(name) == decay and LatentDDIM.presets[name].n_layers == layers
         assert c.batch_size == batch and c.n_steps(batch) in (steps, steps + 1)
         assert (c.lr, c.betas, c.warmup, c.schedule, c.ema, c.clip) == (1e-4, (.9, .999), 0, "constant", .9999, 1.)
-    assert defaults(train_prior)["loss"] == defaults(LatentDDIM.loss)["kind"] == "l1" and defaults(train_prior)["weight_decay"] == .01
+    assert defaults(train_prior)["loss"] == defaults(LatentDDIM.loss)["kind"] == "l1" and defaults(LatentTask)["weight_decay"] == prior_decay("another") == .01
     assert latent.gap_size(torch.tensor([[3., -1.]])).item() == 2
 
 
@@ -639,8 +761,8 @@ def test_images_are_encoded_unmirrored(monkeypatch):
 def test_a_row_is_trained_as_it_says(monkeypatch):
     "Every key of a row arrives, and the seed."
     told = {}
-    def train_schedule(model, phases, data, folder, config, weights, scale, train, **settings):
-        told.update(phases=phases, data=data, seed=config.seed, lr=config.lr, weights=weights, scale=scale, train=train, **settings)
+    def train_schedule(model, phases, data, folder, config, weights, scale, train, carry, **settings):
+        told.update(phases=phases, data=data, seed=config.seed, lr=config.lr, weights=weights, scale=scale, train=train, carry=carry, **settings)
     monkeypatch.setattr(runs, "train_schedule", train_schedule)
     monkeypatch.setattr(runs, "_first_model", lambda config, seed, work: told.update(model_seed=seed))
     row = dict(data="photos", scale=[.2, .3], train=dict(lr=5e-5), weights=dict(l1=.7, kl=3e-6), phases=[dict(size=64, steps=9)], lpips_net="vgg",
@@ -649,8 +771,9 @@ def test_a_row_is_trained_as_it_says(monkeypatch):
     assert (told["seed"], told["model_seed"], told["lr"], told["scale"], told["phases"]) == (4, 4, 5e-5, [.2, .3], row["phases"])
     assert told["weights"] == LossWeights(l1=.7, kl=3e-6) and (told["lpips_net"], told["equivariance"], told["stats_images"]) == ("vgg", .25, 3)
     assert told["train"].keywords["adversarial"].weight == .3 and told["train"].keywords["discriminator"].kind == "patch" and not told["freeze_encoder"]
-    runs.trained_model({k: v for k, v in row.items() if k not in ("adversarial", "discriminator")}, 0, "work/run")
-    assert told["train"] is train_litevae
+    assert told["carry"] is False # small rows take over the averaged weights alone, as all of results/ was made
+    runs.trained_model({k: v for k, v in row.items() if k not in ("adversarial", "discriminator")} | dict(carry=True), 0, "work/run")
+    assert told["train"] is train_litevae and told["carry"] is True
 
 
 # The rows of LiteVAE's tables at the paper's scale
@@ -672,10 +795,12 @@ def trained_with(config, monkeypatch):
 
 @pytest.mark.parametrize("table, row, config", PAPER, ids=[f"{t}: {r}" for t, r, _ in PAPER])
 def test_paper_rows_have_the_published_training(table, row, config, monkeypatch):
-    "Appendix F: batch 16, Adam 1e-4 (0.5, 0.9); ImageNet 128: 200,000 steps, ImageNet 256 and FFHQ: 100,000."
+    "Appendix F: 16 images on each of two GPUs, Adam 1e-4 (0.5, 0.9); ImageNet 128: 200,000 steps, ImageNet 256 and FFHQ: 100,000."
     c, last = trained_with(config, monkeypatch), config["phases"][-1]
-    assert (c.lr, tuple(c.betas), c.batch_size, c.grad_accum, c.warmup, c.schedule) == (1e-4, (.5, .9), 16, 1, 0, "constant")
-    short = "ffhq" in str(config["data"]) or last["size"] == 256
+    assert (c.lr, tuple(c.betas), c.batch_size*c.grad_accum, c.warmup, c.schedule) == (1e-4, (.5, .9), 2*16, 0, "constant")
+    assert (c.clip, c.ema, config["scale"], config["carry"]) == (1., .999, [.5, 1.], True)
+    assert {k: config["train"][k] for k in ("clip", "ema")} == dict(clip=1., ema=.999) # a row says all, whatever the defaults of a run become
+    short = config["data"][0] in ("ffhq", "deepfashion") or last["size"] == 256
     expected = 150_000 if table in LONGER else 100_000 if short else 200_000
     assert sum(p["steps"] for p in config["phases"]) == expected
     assert config["weights"]["lpips"] == 1. or table == "t14"
@@ -691,10 +816,139 @@ def test_half_the_resolution_first_takes_two_thirds_of_the_steps():
 def test_paper_rows_are_measured_on_other_images():
     for table, row, config in PAPER:
         (train, split), (test, held) = config["data"], runs.held_out_data(config)
-        assert train == test and split != held
-        if "[" in split: assert (split, held) == ("train[10000:]", "train[:10000]")
-        else: assert (split, held) == ("train", "validation")
-        assert config["measure"]["rfid"] is True
+        assert train == test and (split, held) == ("train", "test")
+        assert config["measure"]["rfid"] is True and config["measure"]["crops"] == "centre"
+
+
+class Numbers(Source):
+    "A data set of `n` images whose pixels say their number."
+    def __init__(self, n):
+        super().__init__()
+        self.n = n
+    def __len__(self): return self.n
+    def read(self, i, min_side=0): return i, {}
+
+
+@pytest.mark.parametrize("name, n, held", [("ffhq", 70_000, 10_000), ("deepfashion", 12_000, 5_000)])
+def test_the_first_images_are_held_out(name, n, held, monkeypatch, tmp_path):
+    "FFHQ's first 10,000 and DeepFashion's first 5,000 are measured on, all others trained on, none on both."
+    monkeypatch.setattr(places, "_open", lambda place, root, folder: Numbers(n))
+    with places.data_at({name: tmp_path}):
+        train, test = (runs.open_images([name, split]) for split in ("train", "test"))
+        assert [test.read(i)[0] for i in range(len(test))] == list(range(held))
+        assert [train.read(i)[0] for i in range(len(train))] == list(range(held, n))
+        assert len(runs.open_images([name, "all"])) == n
+
+
+def test_imagenet_is_measured_on_its_validation_set(monkeypatch, tmp_path):
+    for folder in ("train", "val"): (tmp_path/folder).mkdir()
+    monkeypatch.setattr(places, "_open", lambda place, root, folder: folder.name)
+    with places.data_at({"imagenet": tmp_path}): assert [runs.open_images(["imagenet", s]) for s in ("train", "test")] == ["train", "val"]
+
+
+def test_splits_on_the_hub(monkeypatch):
+    asked = []
+    monkeypatch.setattr(places, "open_source", lambda spec, split: asked.append((spec, split)))
+    for name in ("imagenet", "ffhq"):
+        for split in ("train", "test"): places.open_place(name, split)
+    places.open_place("celeba-hq")
+    assert asked == [("hf:ILSVRC/imagenet-1k", "train"), ("hf:ILSVRC/imagenet-1k", "validation"), ("hf:merkol/ffhq-256", "train[10000:]"),
+                     ("hf:merkol/ffhq-256", "train[:10000]"), ("hf:korexyz/celeba-hq-256x256", "train+validation")]
+
+
+def test_published_numbers_of_images():
+    "ILSVRC 2012, FFHQ, CelebA-HQ, CelebA, and the two sets of LSUN as the official code has them."
+    found = {name: place.images for name, place in places.PLACES.items()}
+    assert found["imagenet"] == dict(train=1_281_167, test=50_000) and found["ffhq"] == dict(all=70_000, train=60_000, test=10_000)
+    assert {k: found[k]["all"] for k in ("celeba-hq", "celeba", "lsun-horse", "lsun-bedroom")} == {
+        "celeba-hq": 30_000, "celeba": 202_599, "lsun-horse": 2_000_340, "lsun-bedroom": 3_033_042}
+    assert (places.PLACES["celeba"].crop, places.PLACES["celeba"].attributes) == ("d2c", "list_attr_celeba.txt")
+
+
+class Brighter:
+    "By the mode 1.3 x and a pattern, which no mirror leaves as it is; a sample is something else."
+    device, config = torch.device("cpu"), AutoencoderConfig()
+    def __call__(self, x, sample_posterior=False):
+        ramp = torch.linspace(-.3, .3, x.shape[-1])
+        return SimpleNamespace(sample=1.3*x + ramp + .3*sample_posterior)
+
+
+def bytes_of(x): return np.rint((x.numpy().clip(-1, 1) + 1)*np.float32(127.5)).astype(np.uint8)
+
+
+def fake_features(name, device=None):
+    "Mean colours of the bytes, and for Inception's part other numbers."
+    return lambda x: torch.cat([x.double().mean((2, 3)), x.double().std((2, 3))], 1).float()*(2 if name == "inception" else 1)
+
+
+def frechet(a, b):
+    "By NumPy's covariances and the eigenvalues of their product."
+    ca, cb = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
+    return ((a.mean(0) - b.mean(0))**2).sum() + np.trace(ca + cb) - 2*np.sqrt(np.linalg.eigvals(ca@cb).real.clip(0)).sum()
+
+
+def test_centres_of_all_images_are_measured_as_bytes(monkeypatch):
+    "Seven images, three at a time: means over seven, of the mode, clamped; the distance of the bytes of both sides."
+    x = images(7, 64)*torch.linspace(.2, 1, 7)[:, None, None, None]
+    x = torch.cat([x, x.flip(2)], 3)[:, :, :, 32:96]          # the centre of these squares, 64 pixels: they are cut as they are
+    source, size = as_bytes(x), 64
+    x = torch.stack([torch.from_numpy(a).permute(2, 0, 1)/127.5 - 1 for a in source])
+    wide = [np.pad(a, ((0, 0), (20, 20), (0, 0))) for a in source]
+    y = Brighter()(x).sample.clamp(-1, 1)
+    monkeypatch.setattr(measures, "feature_network", fake_features)
+    found = measures.centre_scores(Brighter(), data.open_source(wide), size, True, batch_size=3)
+    assert found["images_measured"] == 7
+    error = (x - y).double().square().mean((1, 2, 3))/4
+    assert found["psnr"] == pytest.approx((-10*error.log10()).mean().item(), rel=1e-4)
+    assert found["ssim"] == pytest.approx(metrics.ssim(x, y).mean().item(), rel=1e-4)
+    assert found["lpips"] == pytest.approx(perceptual.lpips(x, y).mean().item(), rel=1e-3)
+    a, b = (fake_features("alexnet")(torch.from_numpy(bytes_of(v))).double().numpy() for v in (x, y))
+    assert found["fd"] == pytest.approx(frechet(a, b), rel=1e-4) and found["rfid"] == pytest.approx(4*frechet(a, b), rel=1e-4)
+
+
+@pytest.mark.parametrize("row, blocks", [("full", 6), ("half, then full", 5), ("quarter, half, full", 4)])
+def test_the_discriminator_is_made_for_the_smallest_size(row, blocks, monkeypatch):
+    "One halving less for half the side: 6 at 256 pixels, in the row and in training."
+    monkeypatch.setattr(torch.nn.init, "orthogonal_", lambda w, *args, **kwargs: w) # takes seconds
+    config, = [r.config for r in ALL["t5"].rows("paper") if r.name == row]
+    with torch.device("meta"): assert len(runs.build_row(config)["disc"].down) == blocks
+    smallest = config["phases"][0]["size"]
+    assert adversarial.fitting_discriminator("unet", 3, 128, smallest).config.mult == unet_mult(smallest)
+
+
+# Runs that go on, and their names
+
+class Momentum(Slide):
+    "Velocity v <- v/2 + g, weight w <- w - lr v."
+    def optimizers(self, config): return dict(model=torch.optim.SGD(self.nets["model"].parameters(), config.lr, momentum=.5))
+
+
+def test_what_is_carried_from_phase_to_phase(tmp_path):
+    "Weight, velocity and average go on, the rate is the new phase's: v = 1, then 3/2; w = -1, then -1 - 3/8; decays 2/11, then 3/12."
+    def data(**given):
+        while True: yield torch.zeros(1, 1)
+    def phase(out, lr, carry=None):
+        config = TrainConfig(steps=1, batch_size=1, lr=lr, precision="fp32", ema=.999, clip=None)
+        run = Trainer(Momentum(torch.eye(4)[:1]), data, config, tmp_path/out, device="cpu", progress=False).fit(True, carry)
+        return run.task.nets["model"].weight[0, 0].item(), run.averaged("model").weight[0, 0].item()
+    w, average = phase("a", 1.)
+    assert w == -1 and average == pytest.approx(-9/11)
+    w, average = phase("b", .25, tmp_path/"a")
+    assert w == pytest.approx(-1 - 3/8) and average == pytest.approx(3/12*(-9/11) + 9/12*w)
+
+
+def test_a_run_at_paper_scale_is_named_by_its_setting(monkeypatch, tmp_path):
+    "SHA-256 of configuration and seed; at paper scale also of the processes and of versions to the second number."
+    def digest(*parts): return hashlib.sha256(json.dumps([*parts], sort_keys=True).encode()).hexdigest()[:12]
+    monkeypatch.setattr(records, "versions", lambda names: {"python": "3.12.1", "litevae_diffae": "1.4.2", "torch": "2.8.0+cpu"})
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    setting = dict(processes=2, versions={"litevae_diffae": "1.4", "torch": "2.8"})
+    assert records.this_setting("small") is None and records.this_setting("paper") == setting
+    config = dict(data=["ffhq", "train"], b=1)
+    assert row_key(config, 3) == digest(config, 3) and row_key(config, 3, setting) == digest(config, 3, setting)
+    assert runs.folder_of(config, 3, tmp_path) == tmp_path/digest(config, 3, setting)
+    small = dict(config, data="photos")
+    assert runs.folder_of(small, 3, tmp_path) == tmp_path/digest(small, 3)
 
 
 def flattened(config, prefix=""):
@@ -812,6 +1066,7 @@ def test_latents_of_two_images_meet_on_an_arc():
 
 class Mirror:
     "x_T is the image plus 1, and decodes to itself minus 1; calls are remembered."
+    device = torch.device("cpu")
     def __init__(self): self.calls = []
     def invert(self, x, n_steps):
         self.calls.append(n_steps)
@@ -830,6 +1085,7 @@ def test_an_image_is_decoded_from_its_own_noise():
 
 class OneColour(DiffAE):
     "The code is the image; decoding adds a little of the noise to it."
+    device = torch.device("cpu")
     def __init__(self): torch.nn.Module.__init__(self)
     def encode(self, x): return x.flatten(1)
     def invert(self, x, z_sem, n_steps): return torch.zeros_like(x)
