@@ -94,7 +94,7 @@ CHOICES = (
     Choice("LPIPS", "yes; weight not said", "1", 1., "weights.lpips", "borrowed"),
     Choice("network of LPIPS", "not said", "VGG-16", "alex", "lpips_net",
            "it comes with the package; the LPIPS column is measured with it too, and so "
-           "flattered: --lpips-net vgg trains as latent diffusion does"),
+           "flattered: `--lpips-net vgg` trains as latent diffusion does"),
     Choice("KL to N(0, I), nats a value", "weight not said", "1e-6", 1e-6, "weights.kl",
            "borrowed: their sum over the latent against sums over the pixels is our mean against "
            "means"),
