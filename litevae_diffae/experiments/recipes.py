@@ -84,7 +84,7 @@ def with_batch(config:dict, # a row's
     return config if config["phases"] else {k: v for k, v in config.items() if k != "phases"}
 
 def _recipe_of(config):
-    "What a row leaves unsaid: the recipe of a diffusion model's preset."
+    "Find what a row leaves unsaid: the recipe of a diffusion model's preset."
     preset = config.get("preset")
     if preset is None: return TrainConfig()
     return (prior_recipe if preset in LatentDDIM.presets else diffae_recipe)(preset)
