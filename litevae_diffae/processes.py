@@ -50,7 +50,8 @@ def divide_batch(config:TrainConfig, # as for one process
     total = config.batch_size*config.grad_accum
     if total % n:
         raise ValueError(f"processes: {total} images a step can't be divided among {n}; "
-                         "give --batch-size, the images of each process")
+                         "train takes --batch-size, the images of each process, and experiment "
+                         "--batch, the images of all")
     own, most = total//n, min(config.batch_size, _most[0] or config.batch_size)
     largest = max(b for b in range(1, most + 1) if own % b == 0)
     return config.with_changes(batch_size=largest, grad_accum=own//largest)

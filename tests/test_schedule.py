@@ -99,7 +99,7 @@ def test_without_carry_a_phase_begins_anew(tmp_path):
 
 def test_a_run_with_other_phases_is_not_gone_on_with(tmp_path):
     play(tmp_path)
-    with pytest.raises(ValueError, match="holds a run with .*schedule="): play(tmp_path, phases=[*PHASES[:1], dict(size=64, steps=4)])
+    with pytest.raises(ValueError, match="holds a run with .*phase="): play(tmp_path, phases=[*PHASES[:1], dict(size=64, steps=4)])
 
 
 def test_what_is_refused(tmp_path):

@@ -409,8 +409,9 @@ def fid(o)->None: # a `Fid` command
     "Compare two sets: one line, and a file with the number's protocol."
     out, start = claim_json(o.out, ("metric", "value", "n_a", "n_b")), time.monotonic()
     c = Comparison(o)
-    for k in range(2):
-        side_count(c, k) # before a network is fetched
+    for k in range(2): # before a network is fetched
+        n = side_count(c, k)
+        if n < 2: raise ValueError(f"n: at least 2 images of each side expected, {'AB'[k]} has {n}")
     network = network_facts(c)
     a, values = side_stats(c, 0, seed=-1), []
     for seed in range(c.plan.seeds if c.is_drawn(1) else 1):

@@ -23,9 +23,10 @@ from ..litevae.distill import distill_decoder, make_student
 from ..litevae.klvae import KLVAE
 from ..litevae.losses import LossWeights
 from ..litevae.model import LiteVAE, LiteVAEConfig
-from ..litevae.recipes import PAPER_STEPS, recipe, schedule_phases
+from ..litevae.recipes import PAPER_SIDE, PAPER_STEPS, recipe, schedule_phases
 from ..litevae.train import train_litevae, train_schedule
-from ..processes import divide_batch
+from ..pretrained import read_config
+from ..processes import divide_batch, is_main
 from ..plan import (GPUS, check_gpu, find_config, free_gigabytes, plan_training,
                                  report)
 
@@ -76,7 +77,12 @@ def _train_diffusion(o, cls, settings, gigabytes):
     out = open_folder(o.out)
     seed_everything(o.seed)
     train_diffae(cls(fields), data, out, config, resume=how_to_resume(o))
-    print(f"model: {out/'model'}")
+    _tell(out)
+
+def _tell(out):
+    "Say once where the model lies."
+    if is_main():
+        print(f"model: {out/'model'}")
 
 def _config(published, settings):
     "A recipe's settings for each process, changed; a batch that was given is one process's."
@@ -105,23 +111,31 @@ def _train_vae(o, model, settings, gigabytes):
         train_schedule(model, phases, data, out, config, train=run, **more)
     else:
         run(model, data, out, config, size=size, **more)
-    print(f"model: {out/'model'}")
+    _tell(out)
 
 _kinds = ("unet", "patch", "stylegan")
 
 def _phases(o, r, settings):
     "The phases of a run, and its adversary; a run without a schedule is one phase."
-    saved = o.adversary and (Path(o.adversary)/"config.json").is_file()
-    if o.adversary and o.adversary not in _kinds and not saved:
-        raise ValueError(f"--adversary: must be {', '.join(_kinds)} or the folder of a saved "
-                         f"discriminator, got {o.adversary!r}")
+    if o.adversary is not None and o.adversary not in _kinds:
+        _check_saved(o.adversary)
     if not o.schedule: return [dict(size=o.size or r.size)], o.adversary
     if o.minutes or o.images:
         raise ValueError("--schedule: is counted in --steps, not in images or minutes")
     paper = o.schedule == "paper"
     steps = settings.get("steps") or (PAPER_STEPS if paper else r.config.steps or 10_000)
-    phases = schedule_phases(o.schedule, o.size or r.size, steps)
+    side = PAPER_SIDE if paper else r.size
+    phases = schedule_phases(o.schedule, o.size or side, steps)
     return phases, o.adversary or ("unet" if paper else None)
+
+def _check_saved(folder):
+    "`ValueError` unless a discriminator lies there."
+    there = folder and (Path(folder)/"config.json").is_file()
+    kind = read_config(folder)[0] if there else None
+    if kind == "Discriminator": return
+    found = f", where a {kind} lies" if kind else ""
+    raise ValueError(f"--adversary: must be {', '.join(_kinds)} or the folder of a saved "
+                     f"discriminator, got {folder!r}{found}")
 
 
 # %% ../../nbs/880_commands.training.ipynb #7c8ecdcf
@@ -137,7 +151,7 @@ def distill(o)->None: # a `Distill` command
     weights, out = fitting_weights(LossWeights(), n), open_folder(o.out)
     distill_decoder(teacher, channels, data, out, share=o.share, decoder=decoder, weights=weights,
                     resume=how_to_resume(o), **settings)
-    print(f"model: {out/'model'}")
+    _tell(out)
 
 # %% ../../nbs/880_commands.training.ipynb #d330a231
 _length = ("batch_size", "grad_accum", "steps", "images", "minutes", "precision", "checkpointing")

@@ -107,12 +107,19 @@ def experiment(o # an `Experiment` command
     def change(rows):
         if not o.batch: return rows
         return [replace(row, config=with_batch(row.config, o.batch)) for row in rows]
-    if not (o.batch is None or o.scale == "paper"):
-        raise ValueError(f"--batch: only for --scale paper, got {o.batch}")
+    if o.scale == "small":
+        _check_small(o)
     with data_at(o.data), at_most(o.batch_size):
         if o.check: return _check(o, change)
         run_experiment(o.name, o.scale, o.seeds, o.out, o.work, o.rows, o.first_seed, change,
                        check_rows if o.scale == "paper" else None)
+
+def _check_small(o):
+    "`ValueError` for what a row at small scale does not heed."
+    given = {"--batch": o.batch, "--batch-size": o.batch_size, "--data": " ".join(o.data) or None}
+    for name, value in given.items():
+        if value is not None:
+            raise ValueError(f"{name}: only for --scale paper, got {value}")
 
 def _check(o, change):
     "Say what each row costs, and what is missing."

@@ -62,7 +62,7 @@ _given = {} # name -> path or hf:ID, for the run that goes on
 def data_at(places:dict|tuple=(), # {name: place}, or texts such as "ffhq=/data/ffhq"
            ):
     "Use these places inside; `ValueError` for a name that is none."
-    pairs = places if isinstance(places, dict) else dict(map(_pair, places))
+    pairs = places if isinstance(places, dict) else _pairs(places)
     for name, where in pairs.items():
         find_place(name)
         if not str(where).strip(): raise ValueError(f"data: a place expected for {name}, got ''")
@@ -73,6 +73,14 @@ def data_at(places:dict|tuple=(), # {name: place}, or texts such as "ffhq=/data/
     finally:
         _given.clear()
         _given.update(before)
+
+def _pairs(texts):
+    "Names and places; `ValueError` for a name with two places."
+    pairs = [_pair(text) for text in texts]
+    names = [name for name, _ in pairs]
+    for name in names:
+        if names.count(name) > 1: raise ValueError(f"data: {name} must have one place, got two")
+    return dict(pairs)
 
 def _pair(text):
     "Name and place."

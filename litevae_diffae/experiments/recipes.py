@@ -9,6 +9,9 @@ __all__ = ['small_weights', 'small_train', 'photo_scale', 'paper_weights', 'pape
 
 # %% ../../nbs/612_experiments.recipes.ipynb #dfb2e19e
 from dataclasses import asdict
+from ..diffae.latent import LatentDDIM
+from ..diffae.prior import prior_recipe
+from ..diffae.train import diffae_recipe
 from ..litevae.recipes import PAPER
 from ..optim import TrainConfig
 from ..processes import change_batch
@@ -71,13 +74,20 @@ def with_batch(config:dict, # a row's
     "Change the images of a step wherever a row trains."
     config = {k: with_batch(v, total) if isinstance(v, dict) else v for k, v in config.items()}
     if "batch_size" not in config.get("train", {}): return config
-    old = TrainConfig().with_changes(**config["train"])
+    old = _recipe_of(config).with_changes(**config["train"])
     new = asdict(change_batch(old, total))
     names = {*config["train"], "batch_size", "grad_accum", "lr", "ema"} - {"betas"}
+    names |= {"warmup"} if new["warmup"] else set()
     config["train"] |= {k: new[k] for k in names}
     share = old.batch_size*old.grad_accum/total
     config["phases"] = [_shorter(p, share) for p in config.get("phases", [])]
     return config if config["phases"] else {k: v for k, v in config.items() if k != "phases"}
+
+def _recipe_of(config):
+    "Find what a row leaves unsaid: the recipe of a diffusion model's preset."
+    preset = config.get("preset")
+    if preset is None: return TrainConfig()
+    return (prior_recipe if preset in LatentDDIM.presets else diffae_recipe)(preset)
 
 def _shorter(phase, share):
     "A phase that sees as many images."

@@ -197,17 +197,22 @@ def fitting_discriminator(discriminator:DiscriminatorConfig|str|Path, # or a nam
                           in_channels:int, # channels of the images
                           size:int, # pixels of a training crop
                           smallest:int|None=None, # pixels, a schedule's smallest crop; None: `size`
+                          largest:int|None=None, # pixels, a schedule's largest crop; None: `size`
                          )->Discriminator: # with random weights, or those of the folder
     "Discriminator for training crops; `ValueError` if it does not take them."
     config, given = discriminator, isinstance(discriminator, (str, Path))
     if given and (Path(discriminator)/"config.json").is_file():
         disc = Discriminator.from_pretrained(discriminator)
+        if disc.config.in_channels != in_channels:
+            raise ValueError(f"discriminator: {discriminator} takes images of "
+                             f"{disc.config.in_channels} channels, the model has {in_channels}")
     else:
         if given:
             config = DiscriminatorConfig(str(discriminator), in_channels,
                                          mult=unet_mult(smallest or size), image_size=size)
         disc = Discriminator(config)
-    _check_discriminator(disc.net, in_channels, size)
+    for side in sorted({size, smallest or size, largest or size}): # before the first phase
+        _check_discriminator(disc.net, in_channels, side)
     return disc
 
 # %% ../../nbs/160_litevae.adversarial.ipynb #ae6dedbe
@@ -222,9 +227,9 @@ def train_adversarial(model:str|Path|LiteVAEConfig|LiteVAE="litevae-b", # what `
     "Train a LiteVAE against a discriminator; a name gets 64 channels and is fitted to the crops."
     game, used = adversarial or recipe(model if isinstance(model, str) else "").game, []
     def make_task(vae, *args, identity, part=None, **kwargs):
-        smallest = part.smallest if part else None
+        sizes = (part.smallest, part.largest) if part else ()
         used.append(fitting_discriminator(discriminator, vae.config.in_channels, identity["size"],
-                                          smallest))
+                                          *sizes))
         return AdversarialTask(vae, used[0].net, game, *args, identity=identity, part=part,
                                **kwargs)
     vae = train_litevae(model, data, out, config, make_task=make_task, **settings)

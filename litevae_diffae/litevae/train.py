@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 import torch
 from torch import Tensor, nn
+from ..checkpoint import release_lock, take_lock
 from ..pretrained import find_class, read_config
 from ..core import seed_everything
 from ..crops import Batch
@@ -30,7 +31,7 @@ from .latents import compute_latent_stats
 from .model import LiteVAE, LiteVAEConfig
 from .recipes import recipe
 from ..processes import divide_batch, is_main, n_processes, wait_for_all
-from ..resume import data_identity
+from ..resume import begin_anew, data_identity
 from ..settings import check_positive
 from ..train import Task, Trainer
 from ..optim import TrainConfig
@@ -84,7 +85,7 @@ class _ResumableTask(Task):
         if self.equivariance:
             said["equivariance"] = self.equivariance
         if self.part:
-            said["schedule"] = list(self.part[:3])
+            said["phase"] = list(self.part[:3]) # "schedule" is that of the learning rate
         return {**said, **self.identity}
 
     @torch.no_grad()
@@ -103,6 +104,7 @@ class SchedulePart(NamedTuple):
     total: int # steps of all phases
     smallest: int # pixels, smallest crop of all phases
     after: Path|None = None # folder of the phase before, whose networks and optimizers go on
+    largest: int|None = None # pixels, largest crop of all phases; None: not asked
 
 # %% ../../nbs/155_litevae.train.ipynb #bc4028d7
 class LiteVAETask(_ResumableTask):
@@ -254,10 +256,13 @@ def train_schedule(model:str|LiteVAEConfig|LiteVAE, # anything that `train_litev
                   )->LiteVAE: # the model of the last phase
     "Train in phases, such as half resolution and then full (LiteVAE section 6)."
     if not phases: raise ValueError("phases: at least one expected, got none")
+    _check_folder(out)
     r = recipe(model if isinstance(model, str) else "")
     settings = dict(weights=weights or r.weights, scale=scale or r.scale, **settings)
     config = config or divide_batch(r.config)
     with _folder(out, carry and len(phases) > 1) as root:
+        if settings.get("resume") is False and is_main(): # no phase goes on from another run
+            _clear_phases(root)
         for i, phase in enumerate(phases):
             more = _carried(phases, i, root, r.size) if carry and len(phases) > 1 else {}
             folder = root/f"phase_{i}" if root else None
@@ -266,6 +271,21 @@ def train_schedule(model:str|LiteVAEConfig|LiteVAE, # anything that `train_litev
         model.save_pretrained(Path(out)/"model")
     wait_for_all()
     return model
+
+def _check_folder(out):
+    "`ValueError` for the folder of a run without phases."
+    if out and (Path(out)/"log.jsonl").exists():
+        raise ValueError(f"out: a schedule has a folder of its own, got {out}, the folder of a run "
+                         "without one; use another folder")
+
+def _clear_phases(root):
+    "Delete the checkpoints of all phases."
+    for folder in sorted(root.glob("phase_*")) if root else ():
+        take_lock(folder)
+        try:
+            begin_anew(folder, False)
+        finally:
+            release_lock(folder)
 
 @contextmanager
 def _folder(out, needed):
@@ -284,6 +304,6 @@ def _carried(phases, i, root, size):
     if None in lengths:
         raise ValueError("phases: steps expected in each, so that the length of the whole is "
                          "known; or carry=False")
-    smallest = min(p.get("size") or size for p in phases)
+    sizes = [p.get("size") or size for p in phases]
     after = root/f"phase_{i - 1}" if i else None
-    return dict(part=SchedulePart(sum(lengths[:i]), sum(lengths), smallest, after))
+    return dict(part=SchedulePart(sum(lengths[:i]), sum(lengths), min(sizes), after, max(sizes)))
