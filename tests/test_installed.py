@@ -30,7 +30,7 @@ def test_wheel_says_what_the_settings_say(wheel):
         meta, entry = (z.read(next(n for n in z.namelist() if n.endswith(end))).decode() for end in (".dist-info/METADATA", "entry_points.txt"))
     required = [line for line in meta.splitlines() if line.startswith("Requires-Dist: ") and "extra ==" not in line]
     assert len(required) == len(CFG["requirements"].split())
-    assert {line.split(": ")[1] for line in meta.splitlines() if line.startswith("Provides-Extra")} == {"dev", "avatars", "hf", "lmdb", "app"}
+    assert {line.split(": ")[1] for line in meta.splitlines() if line.startswith("Provides-Extra")} == {"dev", "avatars", "hf", "lmdb", "fid", "app"}
     assert f"Requires-Python: >={CFG['min_python']}" in meta and re.search(r"^License(?:-Expression)?: Apache-2.0$", meta, flags=re.M)
     assert "litevae-diffae = litevae_diffae.cli:main" in entry and f"{LIB} = {LIB}._modidx:d" in entry
 
