@@ -10,7 +10,7 @@ import pytest
 BROWSER = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
 PICTURES = os.environ.get("APP_PICTURES")                                      # a folder: keep a picture of each tab; nbs/images/app.png is its edit.png
 T = 20 if PICTURES else 6
-SECONDS = 60_000                                                               # milliseconds, on a busy machine
+SECONDS = 120_000                                                              # milliseconds, on a busy machine
 
 
 @pytest.fixture(scope="module")

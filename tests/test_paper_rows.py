@@ -7,7 +7,7 @@ import torch
 from paper_rows import Watched, fake_inception, fake_sets, small_ranges, toy_paper
 
 from litevae_diffae.core import n_params
-from litevae_diffae.experiments import measures, needs, runs
+from litevae_diffae.experiments import measures, needs, networks, runs
 from litevae_diffae.experiments.needs import check_needs, needs_of
 from litevae_diffae.experiments.places import data_at
 from litevae_diffae.experiments.records import find_experiments
@@ -29,13 +29,17 @@ def sets(tmp_path_factory): return fake_sets(tmp_path_factory.mktemp("sets"))
 def work(tmp_path_factory): return tmp_path_factory.mktemp("runs")
 
 
+@lru_cache(None)
+def network_once(name, device=None, weights_path=None):
+    return fake_inception(device) if name == "inception" else feature_network(name, device)
+
+
 @pytest.fixture(autouse=True)
 def here(sets, monkeypatch):
     "Small data sets at their places, and a stand-in for Inception."
     small_ranges(monkeypatch)
-    def network(name, device=None, weights_path=None): return fake_inception(device) if name == "inception" else feature_network(name, device)
-    monkeypatch.setattr(measures, "feature_network", network)
-    monkeypatch.setattr(needs, "feature_network", network)
+    for module in (measures, needs): monkeypatch.setattr(module, "feature_network", network_once)
+    monkeypatch.setattr(networks, "in_fresh_process", lambda *args: {"total": 1.})    # test_experiments measures one for real
     with data_at(sets): yield
 
 
