@@ -6,6 +6,7 @@ import pytest
 import torch
 from paper_rows import Watched, fake_inception, fake_sets, small_ranges, toy_paper
 
+from litevae_diffae import pretrained
 from litevae_diffae.core import n_params
 from litevae_diffae.experiments import measures, needs, networks, runs
 from litevae_diffae.experiments.needs import check_needs, needs_of
@@ -39,6 +40,7 @@ def here(sets, monkeypatch):
     "Small data sets at their places, and a stand-in for Inception."
     small_ranges(monkeypatch)
     for module in (measures, needs): monkeypatch.setattr(module, "feature_network", network_once)
+    monkeypatch.setattr(pretrained, "check_memory", lambda *args: None)             # builds each discriminator once more
     monkeypatch.setattr(networks, "in_fresh_process", lambda *args: {"total": 1.})    # test_experiments measures one for real
     with data_at(sets): yield
 

@@ -56,7 +56,8 @@ class InFloat32(nn.Module):
 def spectral(layer:nn.Module, # convolution or linear layer; changed in place
             )->nn.Module: # the changed layer
     "Start orthogonal, stay divided by the largest singular value (Miyato et al. 2018)."
-    nn.init.orthogonal_(layer.weight)
+    if not layer.weight.is_meta: # without numbers it only takes long
+        nn.init.orthogonal_(layer.weight)
     layer = spectral_norm(layer, eps=1e-12)
     layer.parametrizations.weight[0] = InFloat32(layer.parametrizations.weight[0])
     return layer
