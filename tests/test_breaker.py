@@ -7,6 +7,7 @@ import torch
 from paper_rows import random_images
 
 from litevae_diffae import cli
+from litevae_diffae.commands import training
 from litevae_diffae.commands.training import _phases
 from litevae_diffae.diffae.train import diffae_recipe
 from litevae_diffae.experiments.records import find_experiments
@@ -135,3 +136,12 @@ def test_one_image_is_no_set(tmp_path, capsys):
 def test_a_batch_that_can_not_be_divided_names_both_ways_out():
     with pytest.raises(ValueError, match="32 images a step can't be divided among 3; train takes --batch-size.* experiment --batch"):
         divide_batch(PAPER.config, 3)
+
+
+def test_missing_weights_of_vgg_are_said_before_data_are_read(tmp_path, monkeypatch, capsys):
+    def missing(net): raise RuntimeError(f"lpips: {net} could not be downloaded")
+    monkeypatch.setattr(training, "trunk_weights", missing)
+    words = ["train", "litevae-tiny", "--data", str(tmp_path/"nowhere"), "--out", str(tmp_path/"run"), "--lpips-net", "vgg", "--steps", "1"]
+    with pytest.raises(SystemExit): cli.main(words)
+    assert "lpips: vgg could not be downloaded" in capsys.readouterr().err
+    assert not (tmp_path/"run").exists()

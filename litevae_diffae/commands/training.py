@@ -27,6 +27,7 @@ from ..litevae.recipes import PAPER_SIDE, PAPER_STEPS, recipe, schedule_phases
 from ..litevae.train import train_litevae, train_schedule
 from ..pretrained import read_config
 from ..processes import divide_batch, is_main
+from ..perceptual import trunk_weights
 from ..plan import (GPUS, check_gpu, find_config, free_gigabytes, plan_training,
                                  report)
 
@@ -100,6 +101,8 @@ def _train_vae(o, model, settings, gigabytes):
         needed = plan_training(getattr(model, "config", model), size, kind, config, weights,
                                o.freeze_encoder, o.model)
         check_gpu(needed, gigabytes)
+    if o.lpips_net == "vgg": # weights that are missing are said before data are read
+        trunk_weights("vgg")
     data, out = training_data(o.data, o.out, n, o.value_range), open_folder(o.out)
     more = dict(weights=weights, scale=r.scale, equivariance=o.equivariance,
                 freeze_encoder=o.freeze_encoder, lpips_net=o.lpips_net or r.lpips_net,
