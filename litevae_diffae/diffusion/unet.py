@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['timestep_embedding', 'time_mlp', 'UNetBlock', 'adagn', 'size_factor', 'check_choice', 'check_widths', 'UNetConfig',
-           'UNetParts', 'UNet', 'network_output', 'predicted_noise', 'Denoiser']
+           'UNetParts', 'UNet', 'network_time', 'network_output', 'predicted_noise', 'Denoiser']
 
 # %% ../../nbs/230_diffusion.unet.ipynb #fa238ab2
 import math
@@ -19,6 +19,7 @@ from .blocks import AttentionBlock, Down, Up
 from .blocks import haar_stem, haar_unstem, norm, resample
 from .blocks import way_down, way_up, zero_init
 from .dropout import dropout
+from .flow import flow_scale, flow_time, flow_to_eps
 from .schedule import Schedule
 from .velocity import preconditioned, velocity_to_eps
 from ..layers import check_overflow
@@ -135,7 +136,7 @@ class UNetConfig:
     resblock_updown: bool = True # residual blocks resample; False: layers of their own
     stem: str = "conv" # "conv" or "haar"
     stem_levels: int = 1 # levels of the Haar stem
-    prediction_type: str = "eps" # "eps", the noise, or "v", the velocity
+    prediction_type: str = "eps" # "eps", the noise, "v", the velocity, or "flow"
     band_rms: tuple[float, ...] = () # size of the data in each band of the stem; (): unscaled
 
     def __post_init__(self):
@@ -144,7 +145,7 @@ class UNetConfig:
         check_positive(**{name: getattr(self, name) for name in _positive})
         check_limits(self, **_largest)
         check_choice(self, "stem", ("conv", "haar"))
-        check_choice(self, "prediction_type", ("eps", "v"))
+        check_choice(self, "prediction_type", ("eps", "v", "flow"))
         check_widths("channel_mult", self.channel_mult)
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout: must be in [0, 1), got {self.dropout}")
@@ -294,14 +295,25 @@ class UNet(UNetParts):
         bands = self.core(haar_stem(x_t, self.stem_levels), modulations)
         return haar_unstem(bands, self.stem_levels)
 
+# %% ../../nbs/230_diffusion.unet.ipynb #17bbc034
+def network_time(config:UNetConfig, # settings of the network
+                 t:Tensor, # (B,) steps 0..T-1
+                 schedule:Schedule, # noise levels of the T steps
+                )->Tensor: # (B,) what `time_modulation` takes
+    "Time that the network is told: the step, or for \"flow\" 1000 times that of the straight path."
+    if config.prediction_type != "flow": return t
+    return schedule.at(1000*flow_time(schedule.alphas_cumprod), t, t)
+
 # %% ../../nbs/230_diffusion.unet.ipynb #fdf4f7f1
 def network_output(unet:UNet, # with the settings in `unet.config`
                    x_t:Tensor, # (B, C, H, W) noisy images
                    abar, # noise level: a number or (B, 1, 1, 1)
                    modulations:list, # (scale, shift) of each block
                   )->Tensor: # (B, C, H, W) in the dtype of `x_t`
-    "Noise or velocity, whichever the settings name; with `band_rms` preconditioned."
+    "Noise, velocity or flow, whichever the settings name; with `band_rms` preconditioned."
     if unet.config.band_rms: return preconditioned(unet, x_t, abar, modulations)
+    if unet.config.prediction_type == "flow":
+        x_t = x_t/flow_scale(abar)
     x = as_input(x_t, unet.dtype)
     return unet.forward(x, modulations=modulations).to(x_t.dtype)
 
@@ -314,8 +326,9 @@ def predicted_noise(unet:UNet, # with the settings in `unet.config`
     "Noise in `x_t`, whatever the network predicts."
     out = network_output(unet, x_t, abar, modulations)
     out = check_overflow(out, unet.dtype, "eps")              # a clamp would hide it
-    if unet.config.prediction_type == "eps": return out
-    return velocity_to_eps(out, x_t, abar)
+    kind = unet.config.prediction_type
+    if kind == "flow": return flow_to_eps(out, x_t/flow_scale(abar), flow_time(abar))
+    return out if kind == "eps" else velocity_to_eps(out, x_t, abar)
 
 # %% ../../nbs/230_diffusion.unet.ipynb #8f6592b8
 @dataclass
@@ -347,7 +360,8 @@ class Denoiser:
     def _modulations(self):
         "Modulations by all steps, by z_sem for each piece (None without), and the blocks' widths."
         net, z = self.unet, self.z_sem
-        times, codes = net.time_modulation(self.steps.to(net.device)), repeat(None)
+        told = network_time(net.config, self.steps.to(net.device), self.schedule)
+        times, codes = net.time_modulation(told), repeat(None)
         if z is not None:
             codes = [net.z_modulation(piece) for piece in z.to(net.dtype).split(self.batch_size)]
         return times, codes, net.widths()
