@@ -312,9 +312,8 @@ def network_output(unet:UNet, # with the settings in `unet.config`
                   )->Tensor: # (B, C, H, W) in the dtype of `x_t`
     "Noise, velocity or flow, whichever the settings name; with `band_rms` preconditioned."
     if unet.config.band_rms: return preconditioned(unet, x_t, abar, modulations)
-    if unet.config.prediction_type == "flow":
-        x_t = x_t/flow_scale(abar)
-    x = as_input(x_t, unet.dtype)
+    straight = unet.config.prediction_type == "flow"
+    x = as_input(x_t/flow_scale(abar) if straight else x_t, unet.dtype)
     return unet.forward(x, modulations=modulations).to(x_t.dtype)
 
 # %% ../../nbs/230_diffusion.unet.ipynb #be18f556
