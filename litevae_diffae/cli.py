@@ -94,7 +94,7 @@ Schedule = Literal["paper", "full", "half", "quarter"]
 class Train(RunOptions):
     "Train a model on images; run again with the same --out to go on."
     model: Preset # preset, such as litevae-b; or a LiteVAE to train further: name, folder or Hub id
-    data: str # image folder (recursive, any size), avatars, photos, LMDB folder or hf:ID
+    data: str # image folder (recursive), avatars, avatars128, photos, LMDB folder or hf:ID
     out: str # folder for the model, the log, images and the resume file
     set: tuple[str, ...] = () # fields of the preset, such as z_channels=12 decoder=smc
     schedule: Optional[Schedule] = None # LiteVAE: small crops first; paper: 128, then 256 pixels
@@ -113,7 +113,7 @@ Width = Annotated[int, Within(1, 65_536)]
 class Distill(RunOptions):
     "Train a smaller decoder on the latents of a LiteVAE; run again with the same --out to go on."
     model: str # LiteVAE to learn from: shipped name, folder or Hub id
-    data: str # image folder (recursive, any size), avatars, photos, LMDB folder or hf:ID
+    data: str # image folder (recursive), avatars, avatars128, photos, LMDB folder or hf:ID
     out: str # folder for the model, the log, images and the resume file
     decoder_channels: Width = 32 # base width of the small decoder
     share: Share = 0.5 # weight of the teacher's images, 0 to 1; the photographs have the rest
