@@ -6,16 +6,17 @@
 __all__ = ['autoencoders', 'flow_samplers', 'ddpm_samplers', 'load_autoencoder', 'check_autoencoder', 'find_latents',
            'sampler_of', 'predictor', 'denoise', 'add_noise_back', 'sample_grid', 'LatentDiffusion']
 
-# %% ../../nbs/450_latent.model.ipynb #8b298697
+# %% ../../nbs/450_latent.model.ipynb #a66218f4
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from itertools import repeat
 from pathlib import Path
+from tempfile import TemporaryDirectory
 import torch
 from torch import Tensor
 
-# %% ../../nbs/450_latent.model.ipynb #c277e87a
+# %% ../../nbs/450_latent.model.ipynb #18139b33
 from ..core import check_values, on_own_device
 from ..diffusion.dpm_solver import pick_sampler
 from ..diffusion.inversion import invert as invert_ddim
@@ -35,7 +36,7 @@ from ..processes import is_main, wait_for_all
 from ..settings import check_counts, check_number
 from ..viz import image_grid
 
-# %% ../../nbs/450_latent.model.ipynb #65b8a5f7
+# %% ../../nbs/450_latent.model.ipynb #5671a9c5
 autoencoders = (LiteVAE, KLVAE, WaveletVAE)
 
 def load_autoencoder(name:str|Path, # shipped name, folder or Hub id
@@ -63,7 +64,15 @@ def check_autoencoder(vae, # what came
         raise ValueError("autoencoder: has no latent statistics; call "
                          "compute_latent_stats(model, data) first")
 
-# %% ../../nbs/450_latent.model.ipynb #9fc7d67a
+# %% ../../nbs/450_latent.model.ipynb #1ebfea5e
+def _cached(vae, data, out, size, progress):
+    "Latents of images, below the folder of a run, or in a folder that goes with them."
+    if out is not None: return cache_latents(vae, data, Path(out)/"latents", size, progress=progress)
+    folder = TemporaryDirectory()
+    latents = cache_latents(vae, data, folder.name, size, progress=progress)
+    latents.folder = folder # deleted with the latents
+    return latents
+
 def find_latents(vae:Autoencoder, # gets the statistics of the latents
                  data, # `Latents`, a folder of `cache_latents`, or images
                  out:str|Path|None, # folder of the run; None: nothing is written
@@ -74,12 +83,11 @@ def find_latents(vae:Autoencoder, # gets the statistics of the latents
     if isinstance(data, (str, Path)) and is_latents(data):
         data = load_latents(data, vae)
     if not isinstance(data, Latents):
-        folder = None if out is None else Path(out)/"latents"
-        return cache_latents(vae, data, folder, size, progress=progress)
+        return _cached(vae, data, out, size, progress)
     vae.config = replace(vae.config, **data.stats._asdict())
     return data
 
-# %% ../../nbs/450_latent.model.ipynb #b331f1de
+# %% ../../nbs/450_latent.model.ipynb #21055f35
 flow_samplers, ddpm_samplers = ("euler", "heun"), ("ddim", "dpm")
 
 def sampler_of(config:LatentDiffusionConfig, # settings of the model
@@ -133,7 +141,7 @@ def add_noise_back(model:LatentUNet, # the network
         return flow_invert(predict, z_0, n_steps, method, n_iters, callback)
     return invert_ddim(predict, z_0, n_steps, model.schedule, method, n_iters, False, callback)
 
-# %% ../../nbs/450_latent.model.ipynb #72e38b29
+# %% ../../nbs/450_latent.model.ipynb #1ad90128
 @torch.no_grad()
 def sample_grid(net:LatentUNet, # any state of the training
                 autoencoder:Autoencoder, # with latent statistics
@@ -147,7 +155,7 @@ def sample_grid(net:LatentUNet, # any state of the training
     x = vae.decode(vae.denormalize_latents(z)).sample.float().cpu().clamp(-1, 1)
     return dict(samples=image_grid(x, n_cols=8))
 
-# %% ../../nbs/450_latent.model.ipynb #9f0804f6
+# %% ../../nbs/450_latent.model.ipynb #55fb65d7
 class LatentDiffusion(Pretrained, LatentUNet):
     "Draw images: the U-Net makes normalised latents out of noise, an autoencoder decodes them."
     config_class, presets = LatentDiffusionConfig, ldm_presets
