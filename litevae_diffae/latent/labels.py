@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['label_kinds', 'guided', 'n_label_values', 'check_label_fields', 'label_vectors', 'drop_labels']
 
-# %% ../../nbs/420_latent.labels.ipynb #5652a846
+# %% ../../nbs/420_latent.labels.ipynb #1c6d4ec6
 from collections.abc import Mapping
 import torch
 from torch import Tensor
 from ..settings import shown
 
-# %% ../../nbs/420_latent.labels.ipynb #137db637
+# %% ../../nbs/420_latent.labels.ipynb #5d5545f9
 def guided(without:Tensor, # (B, ...) prediction without the label
            given:Tensor, # (B, ...) prediction with it
            guidance:float, # 0: without, 1: with, more: exaggerated
@@ -19,7 +19,7 @@ def guided(without:Tensor, # (B, ...) prediction without the label
     "Go from one prediction towards the other, or beyond it (Ho & Salimans 2022)."
     return without + guidance*(given - without)
 
-# %% ../../nbs/420_latent.labels.ipynb #da6548cd
+# %% ../../nbs/420_latent.labels.ipynb #fcdb42bb
 label_kinds = ("", "class", "attributes")
 
 def n_label_values(kind:str, # "", "class" or "attributes"
@@ -39,7 +39,7 @@ def check_label_fields(config)->None: # with label_kind, label_names and label_d
         raise ValueError(f"label_names: must differ, got {', '.join(names)}")
     if not 0 <= p < 1: raise ValueError(f"label_dropout: must be in [0, 1), got {p}")
 
-# %% ../../nbs/420_latent.labels.ipynb #67fd13a3
+# %% ../../nbs/420_latent.labels.ipynb #d2aac73c
 def _place(name, names):
     "Number of a name, or of a class that is given by number."
     whole = isinstance(name, int) and not isinstance(name, bool)
@@ -86,7 +86,7 @@ def _from_tensor(label, kind, names, n):
     if not ((y == 0) | (y == 1)).all(): raise ValueError("label: a tensor of 0 and 1 expected")
     return y if kind == "class" else torch.stack([y, 1 - y], dim=2).flatten(1)
 
-# %% ../../nbs/420_latent.labels.ipynb #57fd0b34
+# %% ../../nbs/420_latent.labels.ipynb #6766c989
 def drop_labels(y:Tensor, # (B, K) vectors
                 kind:str, # "class" or "attributes"
                 share:float, # part of the labels that are hidden whole, in [0, 1]

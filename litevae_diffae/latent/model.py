@@ -6,7 +6,7 @@
 __all__ = ['autoencoders', 'flow_samplers', 'ddpm_samplers', 'load_autoencoder', 'check_autoencoder', 'find_latents',
            'sampler_of', 'predictor', 'denoise', 'add_noise_back', 'sample_grid', 'LatentDiffusion']
 
-# %% ../../nbs/450_latent.model.ipynb #a66218f4
+# %% ../../nbs/450_latent.model.ipynb #09d3d4d5
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -16,7 +16,7 @@ from tempfile import TemporaryDirectory
 import torch
 from torch import Tensor
 
-# %% ../../nbs/450_latent.model.ipynb #18139b33
+# %% ../../nbs/450_latent.model.ipynb #d244d352
 from ..core import check_values, on_own_device
 from ..diffusion.dpm_solver import pick_sampler
 from ..diffusion.inversion import invert as invert_ddim
@@ -36,7 +36,7 @@ from ..processes import is_main, wait_for_all
 from ..settings import check_counts, check_number
 from ..viz import image_grid
 
-# %% ../../nbs/450_latent.model.ipynb #5671a9c5
+# %% ../../nbs/450_latent.model.ipynb #08f9dd58
 autoencoders = (LiteVAE, KLVAE, WaveletVAE)
 
 def load_autoencoder(name:str|Path, # shipped name, folder or Hub id
@@ -64,7 +64,7 @@ def check_autoencoder(vae, # what came
         raise ValueError("autoencoder: has no latent statistics; call "
                          "compute_latent_stats(model, data) first")
 
-# %% ../../nbs/450_latent.model.ipynb #1ebfea5e
+# %% ../../nbs/450_latent.model.ipynb #e56a3270
 def _cached(vae, data, out, size, progress):
     "Latents of images, below the folder of a run, or in a folder that goes with them."
     if out is not None: return cache_latents(vae, data, Path(out)/"latents", size, progress=progress)
@@ -87,7 +87,7 @@ def find_latents(vae:Autoencoder, # gets the statistics of the latents
     vae.config = replace(vae.config, **data.stats._asdict())
     return data
 
-# %% ../../nbs/450_latent.model.ipynb #21055f35
+# %% ../../nbs/450_latent.model.ipynb #aa2a253c
 flow_samplers, ddpm_samplers = ("euler", "heun"), ("ddim", "dpm")
 
 def sampler_of(config:LatentDiffusionConfig, # settings of the model
@@ -141,7 +141,7 @@ def add_noise_back(model:LatentUNet, # the network
         return flow_invert(predict, z_0, n_steps, method, n_iters, callback)
     return invert_ddim(predict, z_0, n_steps, model.schedule, method, n_iters, False, callback)
 
-# %% ../../nbs/450_latent.model.ipynb #1ad90128
+# %% ../../nbs/450_latent.model.ipynb #96d7be35
 @torch.no_grad()
 def sample_grid(net:LatentUNet, # any state of the training
                 autoencoder:Autoencoder, # with latent statistics
@@ -155,7 +155,7 @@ def sample_grid(net:LatentUNet, # any state of the training
     x = vae.decode(vae.denormalize_latents(z)).sample.float().cpu().clamp(-1, 1)
     return dict(samples=image_grid(x, n_cols=8))
 
-# %% ../../nbs/450_latent.model.ipynb #55fb65d7
+# %% ../../nbs/450_latent.model.ipynb #dece85c5
 class LatentDiffusion(Pretrained, LatentUNet):
     "Draw images: the U-Net makes normalised latents out of noise, an autoencoder decodes them."
     config_class, presets = LatentDiffusionConfig, ldm_presets

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['latent_recipes', 'latent_recipe', 'LatentLoss', 'LatentDiffusionTask', 'label_columns', 'fit_latents']
 
-# %% ../../nbs/440_latent.train.ipynb #d2e8a570
+# %% ../../nbs/440_latent.train.ipynb #3206b354
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
@@ -13,14 +13,14 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-# %% ../../nbs/440_latent.train.ipynb #5b17cfe4
+# %% ../../nbs/440_latent.train.ipynb #e4f80ed9
 from .cache import LatentBatch, Latents, latent_batches
 from .unet import LatentUNet
 from ..optim import TrainConfig
 from ..processes import divide_batch
 from ..train import Task, Trainer
 
-# %% ../../nbs/440_latent.train.ipynb #b5865a32
+# %% ../../nbs/440_latent.train.ipynb #8342cb71
 _short = dict(lr=1e-3, warmup=100, schedule="cosine", ema=0.999, log_every=50, grid_every=1000,
               save_every=1000)
 latent_recipes = { # preset -> settings of a run; "images" are latents here
@@ -34,7 +34,7 @@ def latent_recipe(preset:str, # a preset of `LatentDiffusion`; others: that of l
     "Settings of a run by its preset."
     return divide_batch(latent_recipes.get(preset, latent_recipes["ldm-tiny"]))
 
-# %% ../../nbs/440_latent.train.ipynb #bfe7b536
+# %% ../../nbs/440_latent.train.ipynb #2951aadc
 class LatentLoss(nn.Module):
     "The loss as a module's output: what the Trainer wraps."
     def __init__(self, net:LatentUNet): # trained in place
@@ -47,7 +47,7 @@ class LatentLoss(nn.Module):
                )->Tensor: # () mean over the batch
         return self.net.loss(z_0, label=label).mean()
 
-# %% ../../nbs/440_latent.train.ipynb #f1dfa115
+# %% ../../nbs/440_latent.train.ipynb #400a712a
 class LatentDiffusionTask(Task):
     "Train a `LatentUNet` on normalised latents."
     def __init__(self,
@@ -79,7 +79,7 @@ class LatentDiffusionTask(Task):
         "Samples of the averaged network, if there is somebody to draw them."
         return self.draw(self.run.averaged("model").net) if self.draw else {}
 
-# %% ../../nbs/440_latent.train.ipynb #c907540a
+# %% ../../nbs/440_latent.train.ipynb #9f13e5ec
 def label_columns(config, # with label_names
                   names:tuple, # attributes of the data
                  )->list|None: # their numbers; None if the model has no labels

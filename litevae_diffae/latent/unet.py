@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['ldm_presets', 'LatentDiffusionConfig', 'check_latents', 'Noised', 'noised', 'LatentUNet']
 
-# %% ../../nbs/430_latent.unet.ipynb #dc442813
+# %% ../../nbs/430_latent.unet.ipynb #004348a7
 from dataclasses import dataclass
 from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-# %% ../../nbs/430_latent.unet.ipynb #c87a0f38
+# %% ../../nbs/430_latent.unet.ipynb #baed1666
 from ..core import check_generator, check_tensor, draw_normal, on_own_device
 from ..diffusion.blocks import zero_init
 from ..diffusion.flow import flow_abar
@@ -26,7 +26,7 @@ from ..layers import check_overflow
 from ..norm import as_input
 from ..settings import check_counts
 
-# %% ../../nbs/430_latent.unet.ipynb #8e8af752
+# %% ../../nbs/430_latent.unet.ipynb #25b847c1
 @dataclass(frozen=True)
 class LatentDiffusionConfig(UNetConfig):
     "Settings of a `LatentDiffusion`: its network, what it predicts, and its labels."
@@ -49,21 +49,24 @@ class LatentDiffusionConfig(UNetConfig):
         check_choice(self, "loss_weight", ("none", "min_snr"))
         check_choice(self, "times", ("logit-normal", "uniform"))
         check_label_fields(self)
-        if self.band_rms: raise ValueError("band_rms: latents are scaled already, got numbers")
+        if self.band_rms:
+            raise ValueError(f"band_rms: must be empty for latents, got {self.band_rms}")
 
-# %% ../../nbs/430_latent.unet.ipynb #59def1c7
+# %% ../../nbs/430_latent.unet.ipynb #89512880
 _small = dict(embed_channels=256, n_res_blocks=1)
-_rombach = dict(model_channels=224, channel_mult=(1, 2, 3, 4), attention_resolutions=(8, 16, 32),
-                embed_channels=896, scale_shift=False)
+_rombach = dict(model_channels=224, channel_mult=(1, 2, 3, 4), embed_channels=896,
+                scale_shift=False, prediction_type="eps")
 ldm_presets = {
     "ldm-tiny": LatentDiffusionConfig(model_channels=32, channel_mult=(1, 2, 4),
                                       attention_resolutions=(8,), **_small),
     "ldm-s": LatentDiffusionConfig(image_size=32, model_channels=128, channel_mult=(1, 2, 3),
                                    attention_resolutions=(8, 16), embed_channels=512),
-    "ldm-ffhq": LatentDiffusionConfig(image_size=64, in_channels=3, prediction_type="eps",
-                                      **_rombach)}
+    "ldm-ffhq": LatentDiffusionConfig(image_size=64, in_channels=3,
+                                      attention_resolutions=(8, 16, 32), **_rombach),
+    "ldm-ffhq-f8": LatentDiffusionConfig(image_size=32, attention_resolutions=(4, 8, 16),
+                                         **_rombach)}
 
-# %% ../../nbs/430_latent.unet.ipynb #e72f5f6c
+# %% ../../nbs/430_latent.unet.ipynb #7596295e
 def check_latents(config:LatentDiffusionConfig, # settings of the model
                   z, # what came
                   name:str, # argument, for the error
@@ -76,7 +79,7 @@ def check_latents(config:LatentDiffusionConfig, # settings of the model
     raise ValueError(f"{name}: h and w of the latents must be multiples of {factor}, "
                      f"got {h} and {w}")
 
-# %% ../../nbs/430_latent.unet.ipynb #0eb1b732
+# %% ../../nbs/430_latent.unet.ipynb #d2b72577
 class Noised(NamedTuple):
     "Latents on their way to noise."
     z_t: Tensor # (B, C, h, w)
@@ -102,7 +105,7 @@ def noised(model:UNet, # a `LatentUNet`; decides the path
     wanted = target(z_0, eps, abar, c.prediction_type)
     return Noised(q_sample(z_0, t, eps, model.schedule), t, abar.flatten(), wanted)
 
-# %% ../../nbs/430_latent.unet.ipynb #88aebed9
+# %% ../../nbs/430_latent.unet.ipynb #0f5524e8
 class LatentUNet(UNet):
     "U-Net that may be told a label."
     schedule = Schedule(linear_betas())
