@@ -14,13 +14,14 @@ from ..core import check_callback, check_generator, check_tensor, draw_normal
 from ..diffusion.flow import flow_to_x0
 from ..settings import check_counts, check_number, check_positive, shown
 
-# %% ../../nbs/410_latent.flow.ipynb #190774e2
+# %% ../../nbs/410_latent.flow.ipynb #67895d6e
 def _wide(s, x):
     "Times of a batch, ready to broadcast; a number stays one."
     if not isinstance(s, Tensor) or s.ndim == 0: return s
     check_tensor("s", s, (len(x),))
     return s.to(x).view(-1, *[1]*(x.ndim - 1))
 
+# %% ../../nbs/410_latent.flow.ipynb #d13827c0
 def flow_sample(x_0:Tensor, # (B, ...) data
                 s, # time in [0, 1]: a number or (B,)
                 eps:Tensor, # (B, ...) standard normal noise
@@ -30,16 +31,17 @@ def flow_sample(x_0:Tensor, # (B, ...) data
     s = _wide(s, x_0)
     return (1 - s)*x_0 + s*eps
 
-# %% ../../nbs/410_latent.flow.ipynb #b098f927
+# %% ../../nbs/410_latent.flow.ipynb #a365f485
 def flow_velocity(x_0:Tensor, # (B, ...) data
                   eps:Tensor, # (B, ...) noise
                  )->Tensor: # (B, ...) what the network has to predict
     "Direction of the straight path from data to noise."
     return eps - x_0
 
-# %% ../../nbs/410_latent.flow.ipynb #bed87217
+# %% ../../nbs/410_latent.flow.ipynb #321184b0
 def _variance(s, std): return (1 - s)**2*std**2 + s**2
 
+# %% ../../nbs/410_latent.flow.ipynb #6c3fdae4
 def gaussian_velocity(mean, # mean of the data: a number, or a tensor that broadcasts
                       std, # standard deviation of the data: likewise; 0 is a single point
                      )->Callable: # (x, s as number or (B,)) -> velocity
@@ -50,13 +52,14 @@ def gaussian_velocity(mean, # mean of the data: a number, or a tensor that broad
         return pull*(x - (1 - s)*mean) - mean
     return velocity
 
-# %% ../../nbs/410_latent.flow.ipynb #3f180fa3
+# %% ../../nbs/410_latent.flow.ipynb #a8bf28b5
 def _shares(weights, n):
     "Logarithms of the weights of n Gaussians, (n,); equal ones for None."
     weights = torch.ones(n) if weights is None else torch.as_tensor(weights)
     if weights.shape == (n,) and (weights > 0).all(): return (weights/weights.sum()).log()
     raise ValueError(f"weights: must be {n} numbers above 0, got {shown(weights.tolist())}")
 
+# %% ../../nbs/410_latent.flow.ipynb #9a64c991
 def mixture_velocity(means, # (K,) numbers, or (K, ...) tensor in the shape of the data
                      std:float, # standard deviation of each Gaussian, above 0
                      weights=None, # (K,) shares; None: equal ones
@@ -64,6 +67,7 @@ def mixture_velocity(means, # (K,) numbers, or (K, ...) tensor in the shape of t
     "Best possible prediction when the data are a mixture of Gaussians."
     check_positive(std=std)
     means = torch.as_tensor(means)
+    if not means.numel(): raise ValueError("means: needs at least one Gaussian, got none")
     shares = _shares(weights, len(means))
     def velocity(x, s):
         m, s = means.to(x), _wide(s, x)
@@ -74,41 +78,49 @@ def mixture_velocity(means, # (K,) numbers, or (K, ...) tensor in the shape of t
         return (probable*((s - (1 - s)*std**2)/var*gaps - m)).sum(0)
     return velocity
 
-# %% ../../nbs/410_latent.flow.ipynb #2158dd5e
+# %% ../../nbs/410_latent.flow.ipynb #dc69237b
+def _pick(name, choices, value):
+    "Value of a key; `ValueError` that lists the keys if there is no such key."
+    if isinstance(value, str) and value in choices: return choices[value]
+    *others, last = choices
+    raise ValueError(f"{name}: must be {', '.join(others)} or {last}, got {shown(value)}")
+
+# %% ../../nbs/410_latent.flow.ipynb #09cb82ea
 def draw_times(n:int, # how many
                kind:str="logit-normal", # or "uniform"
-               mean:float=0., # of the logit; above 0 draws noisier times
+               mean:float=0., # mean of the logit; above 0 draws noisier times
                std:float=1., # standard deviation of the logit
                generator:torch.Generator=None, # PyTorch's global one if None
                device:torch.device=None, # where the result goes; CPU if None
               )->Tensor: # (n,) in (0, 1)
-    "Times to train at (Esser et al. 2024, section 3.1); `mean` and `std` are for logit-normal ones."
+    "Times to train at (Esser et al. 2024, section 3.1); uniform ones ignore `mean` and `std`."
     check_counts(n=n)
     check_generator(generator)
     check_positive(std=std)
+    check_number("mean", mean)
     z = draw_normal((n,), generator, device)
-    laws = {"logit-normal": lambda: torch.sigmoid(check_number("mean", mean) + std*z),
-            "uniform": lambda: torch.special.ndtr(z)}
-    if kind in laws: return laws[kind]().clamp(1e-6, 1 - 1e-6)
-    raise ValueError(f"kind: must be logit-normal or uniform, got {shown(kind)}")
+    laws = {"logit-normal": torch.sigmoid(mean + std*z), "uniform": torch.special.ndtr(z)}
+    return _pick("kind", laws, kind).clamp(1e-6, 1 - 1e-6)
 
-# %% ../../nbs/410_latent.flow.ipynb #8a5024e8
+# %% ../../nbs/410_latent.flow.ipynb #2c1e52e8
 def flow_grid(n_steps:int, # steps of the sampler
              )->Tensor: # (n_steps + 1,) float64, descending, from 0.999 to 0
     "Times that a sampler visits."
     check_counts(n_steps=n_steps)
     return (1 - torch.linspace(1, 1e-3, n_steps + 1, dtype=torch.float64)).flip(0)
 
-# %% ../../nbs/410_latent.flow.ipynb #74350f23
+# %% ../../nbs/410_latent.flow.ipynb #251f513f
 class FlowStep(NamedTuple):
     "Result of a step."
     x: Tensor # (B, ...) state at the new time
     x_0: Tensor # (B, ...) data to which the line that was followed leads
 
+# %% ../../nbs/410_latent.flow.ipynb #47fa9ea1
 def _along(x, u, s, s_to): return FlowStep(x + (s_to - s)*u, flow_to_x0(u, x, s))
 
 def _direction(velocity, x, s): return velocity(x, s) if s > 0 else -x
 
+# %% ../../nbs/410_latent.flow.ipynb #a9b82c0e
 def euler_step(velocity:Callable, # (x, s as float) -> velocity (B, ...)
                x:Tensor, # (B, ...) state at time `s`
                s:float, # in [0, 1]
@@ -117,7 +129,7 @@ def euler_step(velocity:Callable, # (x, s as float) -> velocity (B, ...)
     "Step in the direction at its start."
     return _along(x, _direction(velocity, x, s), s, s_to)
 
-# %% ../../nbs/410_latent.flow.ipynb #b0d9aa28
+# %% ../../nbs/410_latent.flow.ipynb #999bf38b
 def heun_step(velocity:Callable, # (x, s as float) -> velocity (B, ...)
               x:Tensor, # (B, ...) state at time `s`
               s:float, # in [0, 1]
@@ -129,14 +141,17 @@ def heun_step(velocity:Callable, # (x, s as float) -> velocity (B, ...)
         u = (u + velocity(x + (s_to - s)*u, s_to))/2
     return _along(x, u, s, s_to)
 
-# %% ../../nbs/410_latent.flow.ipynb #05940ba7
+# %% ../../nbs/410_latent.flow.ipynb #2f0ae81c
 def _times(n_steps, grid):
     "Times of a grid, descending; `ValueError` unless there is one more than steps."
-    times = flow_grid(n_steps).tolist() if grid is None else [float(s) for s in grid]
+    if grid is None: return flow_grid(n_steps).tolist()
+    try:
+        times = [float(s) for s in grid]
+    except (TypeError, ValueError):
+        times = []
     falls = all(0 <= b < a <= 1 for a, b in zip(times, times[1:]))
     if falls and len(times) == n_steps + 1: return times
-    rule = f"must be {n_steps + 1} falling times in [0, 1]"
-    raise ValueError(f"grid: {rule}, got {shown(times)}")
+    raise ValueError(f"grid: must be {n_steps + 1} falling times in [0, 1], got {shown(grid)}")
 
 def _walk(step, velocity, x, times, callback):
     "Last state of a walk through all times."
@@ -147,6 +162,7 @@ def _walk(step, velocity, x, times, callback):
             callback(i, s, x, x_0)
     return x
 
+# %% ../../nbs/410_latent.flow.ipynb #a7819531
 flow_steps = {"euler": euler_step, "heun": heun_step}
 
 @torch.no_grad()
@@ -159,11 +175,10 @@ def flow_decode(velocity:Callable, # (x, s as float) -> velocity (B, ...)
                )->Tensor: # (B, ...) data; nothing is clamped
     "Deterministic sampling: follow the velocity from noise to data."
     check_counts(n_steps=n_steps)
-    if method not in flow_steps:
-        raise ValueError(f"method: must be euler or heun, got {shown(method)}")
-    return _walk(flow_steps[method], velocity, x_1, _times(n_steps, grid), callback)
+    step = _pick("method", flow_steps, method)
+    return _walk(step, velocity, x_1, _times(n_steps, grid), callback)
 
-# %% ../../nbs/410_latent.flow.ipynb #77ac1759
+# %% ../../nbs/410_latent.flow.ipynb #ba1420e4
 def fixed_point_step(velocity:Callable, # (x, s as float) -> velocity (B, ...)
                      x:Tensor, # (B, ...) state at time `s`
                      s:float, # in [0, 1)
@@ -176,7 +191,7 @@ def fixed_point_step(velocity:Callable, # (x, s as float) -> velocity (B, ...)
         u = velocity(x + (s_to - s)*u, s_to)
     return _along(x, u, s, s_to)
 
-# %% ../../nbs/410_latent.flow.ipynb #29f4ea77
+# %% ../../nbs/410_latent.flow.ipynb #1e7dd17e
 @torch.no_grad()
 def flow_invert(velocity:Callable, # (x, s as float) -> velocity (B, ...)
                 x_0:Tensor, # (B, ...) data
@@ -189,7 +204,5 @@ def flow_invert(velocity:Callable, # (x, s as float) -> velocity (B, ...)
     "Noise that `flow_decode` turns into `x_0`; \"fixed_point\" undoes Euler's steps."
     check_counts(n_steps=n_steps, n_iters=n_iters)
     def refined(velocity, x, s, s_to): return fixed_point_step(velocity, x, s, s_to, n_iters)
-    steps = {**flow_steps, "fixed_point": refined}
-    if method not in steps:
-        raise ValueError(f"method: must be euler, heun or fixed_point, got {shown(method)}")
-    return _walk(steps[method], velocity, x_0, _times(n_steps, grid)[::-1], callback)
+    step = _pick("method", {**flow_steps, "fixed_point": refined}, method)
+    return _walk(step, velocity, x_0, _times(n_steps, grid)[::-1], callback)
