@@ -17,6 +17,7 @@ FLOORS = {"shared": "what every model needs: files, settings, images, data, trai
           "litevae": "wavelets, LiteVAE, its training",
           "diffusion": "schedule, samplers, U-Net, DDIM",
           "diffae": "semantic codes, Diff-AE, its training, editing",
+          "latent": "generators on the latents of an autoencoder",
           "hub interop plan commands": "any model by name; what a run costs; what the commands do",
           "experiments bench demo": "tables of the papers, benchmarks, report and app",
           "cli": "the command line"}
