@@ -128,6 +128,8 @@ def claim_latents(out:Path, # folder, new or not
                   shard_size:int, # images per file of a new folder
                  )->dict: # the index
     "Begin a folder, or find that it belongs to the same model and images."
+    for left in out.glob(".*.tmp") if is_main() else ():
+        left.unlink() # of a run that was killed
     if is_main() and not (out/"index.json").exists():
         lost = _shard_path(out, 0).exists()
         if lost: raise FileError(out, "holds latents without index.json", OTHER)
