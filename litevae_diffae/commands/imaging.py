@@ -24,6 +24,7 @@ from ..diffusion.model import DDIM
 from ..diffusion.schedule import ddim_timesteps
 from ..hub import load_model, model_files
 from ..latent.cache import cache_latents
+from ..latent.model import LatentDiffusion
 from ..litevae.autoencoder import Autoencoder
 from ..metrics import evaluate_reconstruction, psnr
 from ..processes import is_main, wait_for_all
