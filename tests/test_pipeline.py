@@ -441,3 +441,19 @@ def test_channels_must_fit():
         ldm_pipeline(vae, UNet(UNetConfig(**SMALL)), "eps")
     with pytest.raises(ValueError, match="prediction_type: must be eps, v or flow, got 'x0'"):
         ldm_pipeline(vae, latent_net(vae), "x0")
+
+
+@pytest.mark.parametrize("make", [kl, lite])
+@pytest.mark.parametrize("kind", ["eps", "v", "flow"])
+def test_latent_diffusion_becomes_a_pipeline_that_draws_the_same(kind, make):
+    "A model with labels too, of which the pipeline knows nothing."
+    model = pytest.importorskip("litevae_diffae.latent.model")
+    from dataclasses import replace
+
+    from litevae_diffae.interop import to_diffusers
+    config = replace(model.ldm_presets["ldm-tiny"], prediction_type=kind, label_kind="class", label_names=("a", "b"))
+    ldm = awake(model.LatentDiffusion(config), 0.05)
+    ldm.autoencoder = with_statistics(make())
+    want = ldm.sample(2, 4, generator=torch.Generator().manual_seed(7))
+    want = (want/2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).numpy()
+    assert want.std() > 0.05 and abs(draw(to_diffusers(ldm), 4, 2) - want).max() < 1e-4
