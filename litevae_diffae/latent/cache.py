@@ -42,19 +42,19 @@ from ..settings import check_counts
 KINDS = ("moments", "samples") # what is kept of a posterior
 STORED = {"float32": torch.float32, "float16": torch.float16} # types on disk
 
-def noise_of(shape:tuple, # of one latent
+def noise_of(shape:tuple, # sizes of one latent
              *key:int, # says whose noise it is
             )->Tensor: # float32, N(0, 1)
     "Noise that belongs to some numbers, and to nothing else."
     return torch.from_numpy(np.random.default_rng(key).standard_normal(shape, np.float32))
 
 # %% ../../nbs/400_latent.cache.ipynb #40a0000f
-def kept_part(dist:DiagonalGaussian, # of B images
+def kept_part(dist:DiagonalGaussian, # posteriors of B images
               kind:str, # "moments" or "samples"
               numbers:list, # B numbers of the images
               flip:int, # 1: of mirrored images
              )->Tensor: # (B, 2z, h, w) mean and log-variance, or (B, z, h, w); on the CPU
-    "What is kept of the posteriors."
+    "Mean and log-variance of the posteriors, or one draw of each."
     moments = torch.cat([dist.mean, dist.logvar], 1).float().cpu()
     if kind == "moments": return moments
     kept = DiagonalGaussian(moments)
@@ -205,7 +205,7 @@ def _shard_shapes(index, k):
 
 def write_latents(out:Path, # folder
                   k:int, # number of the shard
-                  index:dict, # of the folder
+                  index:dict, # what `index.json` holds
                   shard:dict, # result of `encode_shard`
                   images:str, # digest of the images
                  )->None:
@@ -217,7 +217,7 @@ def write_latents(out:Path, # folder
 # %% ../../nbs/400_latent.cache.ipynb #40a00025
 def shard_facts(out:Path, # folder
                 k:int, # number of the shard
-                index:dict, # of the folder
+                index:dict, # what `index.json` holds
                )->dict|None: # what it was made of; None: it is not there
     "Facts of a finished shard; `FileError` if the file is damaged or of another folder."
     path = _shard_path(out, k)
@@ -423,7 +423,7 @@ def _latent_batch(latents, positions, order, seed):
     rows = None if known is None else known[index].float()
     return LatentBatch(latents.normalize(z), rows, torch.from_numpy(index))
 
-def latent_batches(latents:Latents, # of the collection
+def latent_batches(latents:Latents, # a whole collection
                    batch_size:int, # B
                    seed:int=0, # decides order, mirror images and noise; not negative
                    start:int=0, # number of the first batch
