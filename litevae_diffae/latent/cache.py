@@ -95,7 +95,7 @@ def encode_shard(model:Autoencoder, # in eval mode
                  rows:range, # which of them
                  index:dict, # how latents are kept
                  batch_size:int, # images encoded at a time
-                )->tuple[dict, dict]: # tensors of the file; digest of the images and sums of latents
+                )->tuple[dict, dict]: # tensors; digest of the images, sums of the latents
     "Latents and labels of some images."
     parts, attributes, digest, at = [], [], ImagesDigest(), rows[0]
     for batch in read_images(crops, rows, batch_size):
