@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['Count', 'Batch', 'Rate', 'Share', 'Workers', 'Precision', 'Range', 'Preset', 'Adversary', 'Schedule', 'Width',
-           'BatchOf', 'Card', 'Kind', 'Method', 'Tile', 'Data', 'Few', 'PriorSteps', 'First', 'Last', 'Between',
-           'Strength', 'Rules', 'Seeds', 'bench_parts', 'Parts', 'Name', 'FirstSeed', 'small_only', 'ScaleOf',
-           'Checkpoint', 'Port', 'commands', 'description', 'Command', 'Demo', 'RunOptions', 'Train', 'Distill', 'Plan',
-           'ReadOptions', 'SamplerOptions', 'RebuildOptions', 'Encode', 'Reconstruct', 'Evaluate', 'Sample',
-           'Interpolate', 'Edit', 'SetOptions', 'Fid', 'Bench', 'Experiment', 'Import', 'App', 'parse', 'answer',
-           'main']
+           'BatchOf', 'Card', 'Kind', 'Method', 'Tile', 'Data', 'Few', 'PriorSteps', 'Sampler', 'First', 'Last',
+           'Between', 'Strength', 'Rules', 'Seeds', 'bench_parts', 'Parts', 'Name', 'FirstSeed', 'small_only',
+           'ScaleOf', 'Checkpoint', 'Port', 'commands', 'description', 'Command', 'Demo', 'RunOptions', 'Train',
+           'Distill', 'Plan', 'ReadOptions', 'SamplerOptions', 'RebuildOptions', 'Encode', 'Reconstruct', 'Evaluate',
+           'Sample', 'Interpolate', 'Edit', 'SetOptions', 'Fid', 'Bench', 'Experiment', 'Import', 'App', 'parse',
+           'answer', 'main']
 
 # %% ../nbs/890_cli.ipynb #fea992a6
 import contextlib
@@ -104,6 +104,8 @@ class Train(RunOptions):
     clip: Optional[Rate] = None # largest norm of a gradient
     equivariance: float = 0. # LiteVAE: share of steps with scaled, rotated latents (EQ-VAE: 0.5)
     freeze_encoder: bool = False # LiteVAE: train the decoder only
+    autoencoder: Optional[str] = None # ldm-...: name, folder, Hub id, or a preset to train; photos
+    labels: tuple[str, ...] = () # ldm-...: attributes of the data to be told, such as Hat
     does = "training.train"
 
 # %% ../nbs/890_cli.ipynb #2fda7dbc
@@ -208,17 +210,20 @@ class Evaluate(RebuildOptions):
 # %% ../nbs/890_cli.ipynb #b11d1789
 Few = Annotated[int, Within(1, 10_000)]
 PriorSteps = Annotated[int, Within(1, 100_000)]
+Sampler = Literal["ddim", "dpm", "euler", "heun"]
 
 @dataclass(frozen=True)
 class Sample(Command):
-    "Draw new images with a Diff-AE that has a prior, or with a DDIM."
+    "Draw new images with a latent diffusion model, a Diff-AE that has a prior, or a DDIM."
     model: str # shipped name, folder or Hub id
     out: str # folder for the images
     n: Few = 16 # how many; another number gives other images for the same seed
-    n_steps: Steps = 100 # steps of the image sampler
+    n_steps: Optional[Steps] = None # steps of the sampler: 100, of a latent diffusion model 20
     latent_steps: Optional[PriorSteps] = None # steps of the prior; n_steps if not given
-    sampler: Literal["ddim", "dpm"] = "ddim" # dpm: DPM-Solver++ (2M), good in 10 to 20 steps
+    sampler: Optional[Sampler] = None # dpm: good in 10 to 20 steps; a flow has euler and heun
     eta: Share = 0. # part of fresh noise in each step, 0 to 1; 0 for dpm
+    label: tuple[str, ...] = () # latent diffusion: what it shall have, and after no- what not
+    guidance: Annotated[float, Within(-100, 100)] = 1. # of the label; above 1: exaggerated
     seed: NoiseSeed = 0 # random seed of the noise
     does = "imaging.sample"
 

@@ -1033,10 +1033,11 @@ def test_images_are_clamped_and_codes_never(monkeypatch):
 
 
 def test_min_snr():
-    "Hang et al. 2023, gamma = 5: min(SNR, 5)/SNR for noise, min(SNR, 5)/(SNR + 1) for the velocity."
+    "Hang et al. 2023, gamma = 5: min(SNR, 5)/SNR for noise, min(SNR, 5)/(SNR + 1) for the velocity, min(SNR, 5)/(root of SNR + 1)^2 for the flow."
     abar = torch.tensor([.5, .99])                      # SNR 1 and 99
     assert loss_weights(abar, "eps", "min_snr").tolist() == pytest.approx([1, 5/99], rel=1e-4)
     assert loss_weights(abar, "v", "min_snr").tolist() == pytest.approx([.5, 5/100], rel=1e-4)
+    assert loss_weights(abar, "flow", "min_snr").tolist() == pytest.approx([.25, 5/(99**.5 + 1)**2], rel=1e-4)
     assert loss_weights(abar, "eps", "none").tolist() == [1, 1]
 
 
@@ -1044,6 +1045,7 @@ def test_targets_of_the_network():
     x_0, eps, abar = torch.tensor(2.).view(1, 1, 1, 1), torch.tensor(3.).view(1, 1, 1, 1), torch.tensor(.36).view(1, 1, 1, 1)
     assert diffusion.target(x_0, eps, abar, "eps").item() == 3
     assert diffusion.target(x_0, eps, abar, "v").item() == pytest.approx(.6*3 - .8*2)
+    assert diffusion.target(x_0, eps, abar, "flow").item() == 3 - 2
 
 
 def test_the_loss_draws_every_step_and_weighs_all_alike():

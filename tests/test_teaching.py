@@ -13,7 +13,7 @@ from website.sections import notebooks
 NBS = notebooks(ROOT / "nbs")
 FIRST_PICTURE = 8  # cells, the title included
 MAX_MINUTES = 15
-TAUGHT = [nb for nb in NBS if re.match(r"[123]\d\d_", nb.name)]
+TAUGHT = [nb for nb in NBS if re.match(r"[1234]\d\d_", nb.name)]
 TUTORIALS = [nb for nb in NBS if nb.parent.name == "tutorials"]
 
 

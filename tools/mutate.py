@@ -249,15 +249,26 @@ MUTATIONS = by_file({
         ("alphas_cumprod[steps].tolist() + [0.]", "alphas_cumprod[steps].tolist() + [schedule.alphas_cumprod[-1].item()]", "test_the_official_inversion_ends_in_noise_alone")],
     "diffusion/weights.py": [
         ("gamma:float=5.", "gamma:float=1.", "test_min_snr"),
-        ('(snr if prediction_type == "eps" else snr + 1)', "snr", "test_min_snr"),
+        ('"v": snr + 1', '"v": snr', "test_min_snr"),
+        ('"flow": (snr**0.5 + 1)**2', '"flow": snr + 1', "test_min_snr"),
         ("error.square().mean((1, 2, 3))", "error.square().sum((1, 2, 3))", "test_the_loss_draws_every_step_and_weighs_all_alike")],
     "diffusion/model.py": [
         ("fresh = dict(eta=eta, generator=generator) if eta else {}", "fresh = dict(eta=eta) if eta else {}", "tests/test_eta.py::test_decode_is_that_of_diffusers"),
         ("return abar.sqrt()*eps - (1 - abar).sqrt()*x_0", "return abar.sqrt()*eps + (1 - abar).sqrt()*x_0", "test_targets_of_the_network"),
+        ("return eps - x_0", "return x_0 - eps", "test_targets_of_the_network"),
+        ("told = network_time(unet.config, t, schedule)", "told = t", "tests/test_flow.py::test_the_loss_by_hand"),
         ('loss_weight: str = "none"', 'loss_weight: str = "min_snr"', "test_the_loss_draws_every_step_and_weighs_all_alike"),
         ("torch.randint(len(schedule), x_0", "torch.randint(len(schedule)//2, x_0", "test_the_loss_draws_every_step_and_weighs_all_alike"),
         ("return torch.randn_like(x_0)", "return torch.rand_like(x_0)", "test_the_loss_draws_every_step_and_weighs_all_alike")],
+    "diffusion/flow.py": [
+        ("return abar**0.5 + (1 - abar)**0.5", "return 1.", "tests/test_flow.py::test_both_paths_visit_the_same_states")],
+    "latent/flow.py": [
+        ("torch.linspace(1, 1e-3, n_steps", "torch.linspace(1, 0, n_steps", "tests/test_flow.py::test_first_order_of_dpm_is_euler"),
+        ('kind:str="logit-normal"', 'kind:str="uniform"', "tests/test_flow.py::test_times_of_training"),
+        ("mean:float=0., # mean of the logit", "mean:float=0.5, # mean of the logit", "tests/test_flow.py::test_the_defaults_of_the_times"),
+        ("std:float=1., # standard deviation of the logit", "std:float=2., # standard deviation of the logit", "tests/test_flow.py::test_the_defaults_of_the_times")],
     "diffusion/unet.py": [
+        ("(1000*flow_time(", "(flow_time(", "tests/test_flow.py::test_target_and_time_of_a_network"),
         ("dropout: float = 0.1", "dropout: float = 0.", "test_recipe_of_diffae")],
     "diffae/model.py": [
         ("fresh = dict(eta=eta, generator=generator) if eta else {}", "fresh = dict(eta=eta) if eta else {}", "tests/test_eta.py::test_decode_is_that_of_diffusers"),

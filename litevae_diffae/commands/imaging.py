@@ -24,6 +24,7 @@ from ..diffusion.model import DDIM
 from ..diffusion.schedule import ddim_timesteps
 from ..hub import load_model, model_files
 from ..latent.cache import cache_latents
+from ..latent.model import LatentDiffusion
 from ..litevae.autoencoder import Autoencoder
 from ..metrics import evaluate_reconstruction, psnr
 from ..processes import is_main, wait_for_all
@@ -174,17 +175,35 @@ def _sampler_record(o, model):
     return {"sampler": record}
 
 # %% ../../nbs/885_commands.imaging.ipynb #8f94cfa6
+def _wanted(labels):
+    "Label of `--label Hat no-Smiling`; None without."
+    pairs = [(v.removeprefix("no-"), not v.startswith("no-")) for v in labels]
+    return dict(pairs) or None
+
+def _sample_options(o, model):
+    "Arguments of `sample` that a model can take; `ValueError` names one that it can't."
+    kind, latent = type(model).__name__, isinstance(model, LatentDiffusion)
+    if o.latent_steps is not None and not isinstance(model, DiffAE):
+        raise ValueError(f"latent_steps: only for a DiffAE, and this is a {kind}")
+    if not latent and (o.label or o.guidance != 1):
+        raise ValueError(f"label, guidance: only for a LatentDiffusion, and this is a {kind}")
+    if latent and o.eta:
+        raise ValueError(f"eta: must be 0 for a LatentDiffusion, got {o.eta}")
+    prior = {} if o.latent_steps is None else {"latent_steps": o.latent_steps}
+    if not latent: return dict(sampler=o.sampler or "ddim", eta=o.eta, **prior)
+    label = o.label[0] if model.config.label_kind == "class" and o.label else _wanted(o.label)
+    return dict(sampler=o.sampler, label=label, guidance=o.guidance)
+
 def sample(o)->None: # a `Sample` command
     "Draw new images."
-    model = load_model(o.model, classes=(DiffAE, DDIM))
-    prior = {} if o.latent_steps is None else {"latent_steps": o.latent_steps}
-    if prior and not hasattr(model, "prior"):
-        raise ValueError("latent_steps: only for a DiffAE, and this is a DDIM")
+    model = load_model(o.model, classes=(DiffAE, DDIM, LatentDiffusion))
+    how, latent = _sample_options(o, model), isinstance(model, LatentDiffusion)
+    n_steps = o.n_steps or (20 if latent else 100)
     with Outputs(o.out, "sample", files=model_files(o.model)) as out:
-        out.plan(number_names(o.n, model), numbered=True)
+        shows = model.need("sample") if latent else model
+        out.plan(number_names(o.n, shows), numbered=True)
         noise = torch.Generator().manual_seed(o.seed)
-        how = dict(sampler=o.sampler, eta=o.eta, **prior)
-        new = model.sample(o.n, o.n_steps, generator=noise, **how)
+        new = model.sample(o.n, n_steps, generator=noise, **how)
         save_images(out, new)
     print(f"{o.n} images: {out.folder}")
 

@@ -21,7 +21,7 @@ from ..diffusion.inversion import invert as invert_x
 from ..diffusion.model import DDIMConfig, DiffusionModel, avatars_net
 from ..diffusion.model import check_images, check_noise, check_range, denoising_loss
 from ..diffusion.schedule import at_least_float32, check_steps, ddim_timesteps
-from ..diffusion.unet import Denoiser, check_widths, predicted_noise
+from ..diffusion.unet import Denoiser, check_widths, network_time, predicted_noise
 from ..diffusion.velocity import rms_tensor
 from ..norm import as_input
 from ..settings import check_counts, check_limits, check_positive, check_value
@@ -104,7 +104,8 @@ class SemanticDDIM(DiffusionModel):
         check_images(x_t, self.config, "x_t")
         check_z(z_sem, x_t.shape[0], self.config)
         t = check_steps(t, x_t.shape[0], len(self.schedule), x_t.device)
-        modulations = self.modulations(t, z_sem.to(self.dtype))
+        told = network_time(self.config, t, self.schedule)
+        modulations = self.modulations(told, z_sem.to(self.dtype))
         return predicted_noise(self, x_t, self.schedule.abar(x_t, t), modulations)
 
     @on_own_device

@@ -21,17 +21,19 @@ from .inversion import invert as invert_x
 from .schedule import Schedule, at_least_float32, check_steps
 from .schedule import ddim_timesteps, linear_betas, q_sample
 from .unet import Denoiser, UNet, UNetConfig, check_choice
-from .unet import network_output, predicted_noise, size_factor
+from .unet import network_output, network_time, predicted_noise
+from .unet import size_factor
 from .weights import weighted_error
 
 # %% ../../nbs/240_diffusion.model.ipynb #1bf617ff
 def target(x_0:Tensor, # (B, C, H, W) clean images
            eps:Tensor, # (B, C, H, W) noise in them
            abar:Tensor, # (B, 1, 1, 1) noise level
-           prediction_type:str, # "eps" or "v"
+           prediction_type:str, # "eps", "v" or "flow"
           )->Tensor: # (B, C, H, W)
-    "Noise or velocity, whichever the network has to predict."
+    "Noise, velocity or flow, whichever the network has to predict."
     if prediction_type == "eps": return eps
+    if prediction_type == "flow": return eps - x_0
     return abar.sqrt()*eps - (1 - abar).sqrt()*x_0
 
 # %% ../../nbs/240_diffusion.model.ipynb #8984ce2a
@@ -70,7 +72,8 @@ def denoising_loss(unet:UNet, # with a `DDIMConfig` in `unet.config`
     "Squared error of the prediction for each image."
     t, eps = _times(t, x_0, schedule), _noise(eps, x_0)
     abar, x_t = schedule.abar(x_0, t), q_sample(x_0, t, eps, schedule)
-    out = network_output(unet, x_t, abar, unet.modulations(t, z_sem))
+    told = network_time(unet.config, t, schedule)
+    out = network_output(unet, x_t, abar, unet.modulations(told, z_sem))
     error = out.float() - target(x_0, eps, abar, unet.config.prediction_type)
     return weighted_error(error, abar, unet.config, unet.stem_levels)
 
@@ -157,7 +160,8 @@ class DDIM(DiffusionModel):
         "Predicted noise."
         check_images(x_t, self.config, "x_t")
         t = check_steps(t, x_t.shape[0], len(self.schedule), x_t.device)
-        return predicted_noise(self, x_t, self.schedule.abar(x_t, t), self.modulations(t))
+        modulations = self.modulations(network_time(self.config, t, self.schedule))
+        return predicted_noise(self, x_t, self.schedule.abar(x_t, t), modulations)
 
     @on_own_device
     def loss(self,

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'IN_MEMORY', 'noise_of', 'kept_part', 'latent_sums', 'latent_crops', 'encode_shard', 'Latents',
-           'load_latents', 'cache_latents', 'LatentBatch', 'latent_batches']
+           'load_latents', 'cache_latents', 'LatentBatch', 'latent_batches', 'is_latents']
 
 # %% ../../nbs/400_latent.cache.ipynb #40a00004
 from collections.abc import Iterator
@@ -22,11 +22,14 @@ from ..crops import Crops, Order
 from ..data import open_source
 from ..diffae.code_cache import ImagesDigest, read_images
 from ..files import FileError, MissingFile
-from .shards import (OTHER, STORED, collection_of, fill_folder, maker_of,
-                                          n_shards, open_shard, read_latent_index)
+from .shards import (OTHER, STORED, collection_of, fill_folder, is_latents,
+                                          maker_of, n_shards, open_shard, read_latent_index)
 from ..litevae.autoencoder import Autoencoder, DiagonalGaussian
 from ..litevae.latents import LatentStats
 from ..settings import check_counts
+
+# %% ../../nbs/400_latent.cache.ipynb #40a00fe2
+_all_ = ["is_latents"]
 
 # %% ../../nbs/400_latent.cache.ipynb #40a0000d
 KINDS = ("moments", "samples") # what is kept of a posterior
