@@ -181,7 +181,7 @@ class Encode(SamplerOptions):
     normalize: bool = False # VAE: scale the mean by the model's latent statistics
     x_T: bool = True # Diff-AE: also find x_T, which takes n_steps network calls
     cache: bool = False # VAE: keep the latents of a data set for training, in large files
-    size: Optional[Size] = None # of the middle squares in pixels, with --cache: 256, or less
+    size: Optional[Size] = None # pixels of the middle squares, with --cache: 256, or less
     flips: bool = True # mirror images too, with --cache
     samples: bool = False # keep one sample instead of mean and logvar, with --cache
     half: bool = False # keep float16, with --cache

@@ -16,8 +16,9 @@ from litevae_diffae.cli import main
 from litevae_diffae.crops import Crops
 from litevae_diffae.data import hold_out
 from litevae_diffae.files import FileError
-from litevae_diffae.latent import cache
-from litevae_diffae.latent.cache import cache_latents, is_latents, latent_batches, load_latents
+from litevae_diffae.latent import cache, shards
+from litevae_diffae.latent.cache import cache_latents, latent_batches, load_latents
+from litevae_diffae.latent.shards import is_latents
 from litevae_diffae.litevae.fixed_code import WaveletVAE
 from litevae_diffae.litevae.klvae import KLVAE
 from litevae_diffae.litevae.latents import compute_latent_stats
@@ -111,8 +112,8 @@ def test_a_killed_run_goes_on(whole, tmp_path, monkeypatch, moment):
     out = tmp_path/"cut"
     with pytest.raises(FileError, match="cut: is unfinished; run cache_latents again to complete it"): load_latents(out)
     made = []
-    write = cache.write_latents
-    monkeypatch.setattr(cache, "write_latents", lambda out, k, *more: (made.append(k), write(out, k, *more)))
+    write = shards.write_latents
+    monkeypatch.setattr(shards, "write_latents", lambda out, k, *more: (made.append(k), write(out, k, *more)))
     make(out)
     assert made == ([2, 3, 4] if moment == "before" else [3, 4])
     assert files_of(out) == files_of(whole)
@@ -121,7 +122,7 @@ def test_a_killed_run_goes_on(whole, tmp_path, monkeypatch, moment):
 def test_a_finished_folder_is_not_encoded_again(copy, monkeypatch):
     monkeypatch.setattr(cache, "encode_shard", None)
     read = []
-    monkeypatch.setattr(cache, "digest_images", lambda crops, rows, size: read.extend(rows) or json.loads((copy/"index.json").read_text())["some_images"])
+    monkeypatch.setattr(shards, "digest_images", lambda crops, rows, size: read.extend(rows) or json.loads((copy/"index.json").read_text())["some_images"])
     before = files_of(copy)
     make(copy, shard_size=7)
     assert files_of(copy) == before and len(read) == 16

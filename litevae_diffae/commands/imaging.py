@@ -102,8 +102,9 @@ def encode_cache(o)->None: # an `Encode` command
     source = open_data(o.data, out=o.out, say=print if is_main() else _say_nothing,
                        in_channels=model.config.in_channels, value_range=o.value_range or "auto")
     out = open_folder(o.out, data_folders([] if place is None else [place]))
-    latents = cache_latents(model, source, out, o.size, o.flips, "samples" if o.samples else "moments",
-                            "float16" if o.half else "float32", shard_size=o.shard_size or 4096)
+    kind, dtype = "samples" if o.samples else "moments", "float16" if o.half else "float32"
+    latents = cache_latents(model, source, out, o.size, o.flips, kind, dtype,
+                            shard_size=o.shard_size or 4096)
     if not is_main(): return
     shape = " x ".join(map(str, latents.shape))
     print(f"{len(latents)} images, latents of {shape}, statistics in statistics.json: {out}")
