@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['Count', 'Batch', 'Rate', 'Share', 'Workers', 'Precision', 'Range', 'Preset', 'Adversary', 'Schedule', 'Width',
-           'BatchOf', 'Card', 'Kind', 'Method', 'Tile', 'Data', 'Few', 'PriorSteps', 'First', 'Last', 'Between',
-           'Strength', 'Rules', 'Seeds', 'bench_parts', 'Parts', 'Name', 'FirstSeed', 'small_only', 'ScaleOf',
-           'Checkpoint', 'Port', 'commands', 'description', 'Command', 'Demo', 'RunOptions', 'Train', 'Distill', 'Plan',
-           'ReadOptions', 'SamplerOptions', 'RebuildOptions', 'Encode', 'Reconstruct', 'Evaluate', 'Sample',
-           'Interpolate', 'Edit', 'SetOptions', 'Fid', 'Bench', 'Experiment', 'Import', 'App', 'parse', 'answer',
-           'main']
+           'BatchOf', 'Card', 'Kind', 'Method', 'Tile', 'Data', 'Few', 'PriorSteps', 'Sampler', 'First', 'Last',
+           'Between', 'Strength', 'Rules', 'Seeds', 'bench_parts', 'Parts', 'Name', 'FirstSeed', 'small_only',
+           'ScaleOf', 'Checkpoint', 'Port', 'commands', 'description', 'Command', 'Demo', 'RunOptions', 'Train',
+           'Distill', 'Plan', 'ReadOptions', 'SamplerOptions', 'RebuildOptions', 'Encode', 'Reconstruct', 'Evaluate',
+           'Sample', 'Interpolate', 'Edit', 'SetOptions', 'Fid', 'Bench', 'Experiment', 'Import', 'App', 'parse',
+           'answer', 'main']
 
 # %% ../nbs/890_cli.ipynb #fea992a6
 import contextlib
@@ -94,7 +94,7 @@ Schedule = Literal["paper", "full", "half", "quarter"]
 class Train(RunOptions):
     "Train a model on images; run again with the same --out to go on."
     model: Preset # preset, such as litevae-b; or a LiteVAE to train further: name, folder or Hub id
-    data: str # image folder (recursive, any size), avatars, photos, LMDB folder or hf:ID
+    data: str # image folder (recursive), avatars, avatars128, photos, LMDB folder or hf:ID
     out: str # folder for the model, the log, images and the resume file
     set: tuple[str, ...] = () # fields of the preset, such as z_channels=12 decoder=smc
     schedule: Optional[Schedule] = None # LiteVAE: small crops first; paper: 128, then 256 pixels
@@ -104,6 +104,8 @@ class Train(RunOptions):
     clip: Optional[Rate] = None # largest norm of a gradient
     equivariance: float = 0. # LiteVAE: share of steps with scaled, rotated latents (EQ-VAE: 0.5)
     freeze_encoder: bool = False # LiteVAE: train the decoder only
+    autoencoder: Optional[str] = None # ldm-...: name, folder, Hub id, or a preset to train; photos
+    labels: tuple[str, ...] = () # ldm-...: attributes of the data to be told, such as Hat
     does = "training.train"
 
 # %% ../nbs/890_cli.ipynb #2fda7dbc
@@ -113,7 +115,7 @@ Width = Annotated[int, Within(1, 65_536)]
 class Distill(RunOptions):
     "Train a smaller decoder on the latents of a LiteVAE; run again with the same --out to go on."
     model: str # LiteVAE to learn from: shipped name, folder or Hub id
-    data: str # image folder (recursive, any size), avatars, photos, LMDB folder or hf:ID
+    data: str # image folder (recursive), avatars, avatars128, photos, LMDB folder or hf:ID
     out: str # folder for the model, the log, images and the resume file
     decoder_channels: Width = 32 # base width of the small decoder
     share: Share = 0.5 # weight of the teacher's images, 0 to 1; the photographs have the rest
@@ -178,6 +180,12 @@ class Encode(SamplerOptions):
     out: str # folder for the latents
     normalize: bool = False # VAE: scale the mean by the model's latent statistics
     x_T: bool = True # Diff-AE: also find x_T, which takes n_steps network calls
+    cache: bool = False # VAE: keep the latents of a data set for training, in large files
+    size: Optional[Size] = None # pixels of the middle squares, with --cache: 256, or less
+    flips: bool = True # mirror images too, with --cache
+    samples: bool = False # keep one sample instead of mean and logvar, with --cache
+    half: bool = False # keep float16, with --cache
+    shard_size: Optional[Many] = None # images per file, with --cache: 4096
     does = "imaging.encode"
 
 # %% ../nbs/890_cli.ipynb #9a3f6052
@@ -202,17 +210,20 @@ class Evaluate(RebuildOptions):
 # %% ../nbs/890_cli.ipynb #b11d1789
 Few = Annotated[int, Within(1, 10_000)]
 PriorSteps = Annotated[int, Within(1, 100_000)]
+Sampler = Literal["ddim", "dpm", "euler", "heun"]
 
 @dataclass(frozen=True)
 class Sample(Command):
-    "Draw new images with a Diff-AE that has a prior, or with a DDIM."
+    "Draw new images with a latent diffusion model, a Diff-AE that has a prior, or a DDIM."
     model: str # shipped name, folder or Hub id
     out: str # folder for the images
     n: Few = 16 # how many; another number gives other images for the same seed
-    n_steps: Steps = 100 # steps of the image sampler
+    n_steps: Optional[Steps] = None # steps of the sampler: 100, of a latent diffusion model 20
     latent_steps: Optional[PriorSteps] = None # steps of the prior; n_steps if not given
-    sampler: Literal["ddim", "dpm"] = "ddim" # dpm: DPM-Solver++ (2M), good in 10 to 20 steps
+    sampler: Optional[Sampler] = None # dpm: good in 10 to 20 steps; a flow has euler and heun
     eta: Share = 0. # part of fresh noise in each step, 0 to 1; 0 for dpm
+    label: tuple[str, ...] = () # latent diffusion: what it shall have, and after no- what not
+    guidance: Annotated[float, Within(-100, 100)] = 1. # of the label; above 1: exaggerated
     seed: NoiseSeed = 0 # random seed of the noise
     does = "imaging.sample"
 

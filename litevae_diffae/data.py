@@ -30,11 +30,14 @@ _all_ = ["AVATAR_NAMES", "ArraySource", "Batch", "Crops", "HFSource", "ImageFold
          "load_photos", "one_pass", "photo_credits", "read_attributes", "to_array", "to_tensor"]
 
 # %% ../nbs/052_data.ipynb #f85b07c2
-SETS = ("avatars", "photos") # the package's own
+SETS = ("avatars", "avatars128", "photos") # the package's own
 
 def _open_set(name, split, value_range, in_channels):
     "One of the package's own sets, which have 8 bits whatever the range."
-    source = load_avatars(split) if name == "avatars" else ArraySource(load_photos(split))
+    if name == "photos":
+        source = ArraySource(load_photos(split))
+    else:
+        source = load_avatars(split, size=128 if name == "avatars128" else 64)
     if in_channels != 1: return source.as_channels(in_channels)
     return ArraySource(source.images, source.attributes, source.names, in_channels=1)
 
@@ -49,7 +52,7 @@ def _open_path(spec, split, attributes, exclude, columns, **given):
     "The source at a path: an LMDB, a saved dataset or a folder of images."
     path = Path(spec).expanduser()
     if not path.exists():
-        what = f"{str(spec)!r} is no folder, nor avatars, photos or hf:ID"
+        what = f"{str(spec)!r} is no folder, nor {', '.join(SETS)} or hf:ID"
         raise FileNotFoundError(f"data: {what}")
     if _is_lmdb(path): return LMDBSource(path, attributes, columns=columns, **given)
     if is_saved_hf(path): return HFSource(path, split, **given)
@@ -84,7 +87,7 @@ def _open_named(spec, split, **given):
     return HFSource(spec.removeprefix("hf:"), split, **given)
 
 # %% ../nbs/052_data.ipynb #7a8f1826
-def open_source(spec, # "avatars", "photos", folder, LMDB, "hf:ID", images in memory, or dataset
+def open_source(spec, # one of `SETS`, folder, LMDB, "hf:ID", images in memory, or dataset
                 split:str="train", # for the sets of this package and for `hf:`
                 attributes:str|Path|AttributeTable|None=None, # CSV or CelebA list; folders, LMDB
                 *,

@@ -44,6 +44,33 @@ def test_avatars_load_quickly():
         assert len(a.images) >= least and a.images.shape[1:] == (64, 64, 3) and a.images.dtype == np.uint8
         assert a.attributes.shape == (len(a.images), 7) and set(np.unique(a.attributes)) == {0, 1}
 
+def test_larger_faces_are_the_same_ones(monkeypatch, tmp_path):
+    "The shipped ones at 128 pixels need no cache; shrunk, each is nearest to its own drawing at 64."
+    monkeypatch.setenv("LITEVAE_DIFFAE_CACHE", str(tmp_path / "cache"))
+    for split, n in (("test", 300), ("train", 100)):
+        large, small = load_avatars(split, size=128, n=n), load_avatars(split, n=n)
+        shrunk = np.stack([np.asarray(Image.fromarray(x).resize((64, 64), Image.Resampling.BOX)) for x in large.images]).astype(float)
+        assert all(abs(small.images - shrunk[i]).mean((1, 2, 3)).argmin() == i for i in range(0, n, 7))
+        assert np.array_equal(large.attributes, small.attributes) and large.names == AVATAR_NAMES
+    assert not (tmp_path / "cache").exists()
+
+def test_faces_are_drawn_once(monkeypatch, tmp_path, capfd):
+    "Drawn faces skip the repeated seed, are kept in a plain .npy, and are not drawn a second time."
+    pytest.importorskip("resvg_py")
+    from litevae_diffae import avatars
+    monkeypatch.setenv("LITEVAE_DIFFAE_CACHE", str(tmp_path / "deep/cache"))
+    monkeypatch.setitem(avatars.REPEATED, "test", 2)
+    monkeypatch.setattr(avatars, "_is_same_face", lambda a, b: True)
+    first, file = load_avatars("test", size=40, n=4), tmp_path / "deep/cache/avatars-test-40.npy"
+    drawn = [avatars.render_avatar(avatars.avatar_options(*draw_face(f"test-0-{i}")), 40) for i in (0, 1, 3, 4)]
+    assert np.array_equal(np.load(file), drawn) and np.array_equal(first.images, drawn)
+    assert "once" in capfd.readouterr().err
+    monkeypatch.setattr(avatars, "render_avatar", None)
+    assert np.array_equal(load_avatars("test", size=40, n=3).images, drawn[:3])
+    assert not capfd.readouterr().err and [p.name for p in file.parent.iterdir()] == [file.name]
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(ValueError, match="avatars-test-40.npy: is damaged.*LITEVAE_DIFFAE_CACHE"): load_avatars("test", size=40, n=3)
+
 def test_no_network(monkeypatch):
     def refuse(*args, **kwargs): raise AssertionError("the network was asked for")
     monkeypatch.setattr(socket.socket, "connect", refuse)

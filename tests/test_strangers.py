@@ -353,6 +353,6 @@ def test_folders_without(folder, tmp_path_factory):
 def test_to_diffusers_says_what_it_cannot(vae):
     from litevae_diffae.interop import to_diffusers
     with torch.device("meta"): empty = KLVAE(vae.config)
-    for model, says in ((empty, "it is on the meta device"), (torch.nn.Linear(1, 1), "a LiteVAE or a KLVAE expected, got Linear")): refused(lambda: to_diffusers(model), f"model: {says}")
+    for model, says in ((empty, "it is on the meta device"), (torch.nn.Linear(1, 1), "a LiteVAE, KLVAE, WaveletVAE or LatentDiffusion expected, got Linear")): refused(lambda: to_diffusers(model), f"model: {says}")
     refused(lambda: to_diffusers(vae, statistics=3), "statistics: must be one of")
     assert same(KLVAE.from_diffusers(to_diffusers(vae)), vae)

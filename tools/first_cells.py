@@ -21,7 +21,8 @@ SOURCE = f"{CFG['git_url']}/archive/{CFG['branch']}.zip"
 EXTRAS = {"042_avatars": "avatars", "665_experiments.editing": "avatars",
           "670_experiments.edits": "avatars", "experiments/diffae_editing": "avatars",
           "046_formats": "hf,lmdb", "870_demo.app": "app", "tutorials/diffae_celeba_t4": "hf"}
-PACKAGES = {"830_interop": "diffusers", "840_bench.vae": "ptwt diffusers",
+PACKAGES = {"760_diffusion.diffusers": "diffusers", "830_interop": "diffusers",
+            "840_bench.vae": "ptwt diffusers",
             "855_bench.run": "ptwt diffusers", "175_litevae.cost": "diffusers"}
 ON_A_GPU = {"tutorials/diffae_celeba_t4": "with a GPU it trains the paper's network instead: on a T4 "
                                           "about 276 minutes (estimated below)"}

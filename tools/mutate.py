@@ -468,7 +468,7 @@ MUTATIONS = by_file({
         ("torch.randn(shape, generator", "torch.rand(shape, generator", "test_a_generator_decides_the_noise"),
         ("    torch.manual_seed(seed)\n", "", "test_the_seed_of_a_run_decides_its_random_weights")],
     "avatars.py": [
-        ("{check_split(split)}.npy.xz", "train.npy.xz", "test_the_packages_own_sets_are_split")],
+        ("avatars/{name}.npy.xz", "avatars/train.npy.xz", "test_the_packages_own_sets_are_split")],
     "photos.py": [
         ('if check_split(split) == "test": return _held_out()', 'if not check_split(split): return _held_out()', "test_the_packages_own_sets_are_split")],
     "litevae/cutmix.py": [

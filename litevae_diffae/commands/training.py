@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from .inputs import training_data
+from .latent import train_generator
 from .options import parse_overrides
 from .outputs import open_folder
 from .verbs import fitting_weights
@@ -17,7 +18,8 @@ from ..core import seed_everything
 from ..diffae.model import DiffAE
 from ..diffae.train import diffae_recipe, train_diffae
 from ..diffusion.model import DDIM
-from ..hub import is_trained, load_model, model_class, preset_config
+from ..hub import is_trained, load_model, model_class, preset_config, shipped_models
+from ..latent.model import LatentDiffusion
 from ..litevae.adversarial import train_adversarial
 from ..litevae.distill import distill_decoder, make_student
 from ..litevae.klvae import KLVAE
@@ -25,7 +27,7 @@ from ..litevae.losses import LossWeights
 from ..litevae.model import LiteVAE, LiteVAEConfig
 from ..litevae.recipes import PAPER_SIDE, PAPER_STEPS, recipe, schedule_phases
 from ..litevae.train import train_litevae, train_schedule
-from ..pretrained import read_config
+from ..pretrained import find_weights, read_config
 from ..processes import divide_batch, is_main
 from ..perceptual import trunk_weights
 from ..plan import (GPUS, check_gpu, find_config, free_gigabytes, plan_training,
@@ -59,10 +61,23 @@ def train(o, # a `Train` command
     if is_trained(o.model):
         if o.set: raise ValueError("--set: the fields of a trained model are settled, "
                                    f"got {o.set[0]!r} for {o.model!r}")
+        if _is_generator(o.model): return train_generator(o, settings, how_to_resume(o))
+        _check_latent_options(o)
         return _train_vae(o, load_model(o.model, classes=(LiteVAE, KLVAE)), settings, gigabytes)
     cls = model_class(o.model)
+    if cls is LatentDiffusion: return train_generator(o, settings, how_to_resume(o))
+    _check_latent_options(o)
     if cls in (DiffAE, DDIM): return _train_diffusion(o, cls, settings, gigabytes)
     _train_vae(o, preset_config(cls, o.model, o.set), settings, gigabytes)
+
+def _is_generator(name):
+    "True for a trained generator on latents."
+    return read_config(find_weights(name, shipped_models()))[0] == "LatentDiffusion"
+
+def _check_latent_options(o):
+    "`ValueError` for the options of generators on latents."
+    if o.autoencoder or o.labels:
+        raise ValueError(f"--autoencoder, --labels: only for ldm-..., got {o.model!r}")
 
 def _train_diffusion(o, cls, settings, gigabytes):
     "Train a Diff-AE or a DDIM."

@@ -55,12 +55,13 @@ class UNetBlock(nn.Module):
                  z_dim:int|None=None, # D, width of z_sem; None: a block without it
                  dropout:float=0.1, # probability of zero before the last convolution
                  mode:str|None=None, # "up", "down" or None
+                 scale_shift:bool=True, # False: time shifts, ahead of the second norm
                 ):
         super().__init__()
         def conv(c): return nn.Conv2d(c, c_out, 3, padding=1)
-        self.c_out, self.p, self.mode = c_out, dropout, mode
+        self.c_out, self.p, self.mode, self.scale_shift = c_out, dropout, mode, scale_shift
         self.in_layers = nn.Sequential(norm(c_in), nn.Identity(), conv(c_in))
-        self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(embed_dim, 2*c_out))
+        self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(embed_dim, (1 + scale_shift)*c_out))
         if z_dim is not None:
             self.cond_emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(z_dim, c_out))
         last = zero_init(conv(c_out))
@@ -70,25 +71,33 @@ class UNetBlock(nn.Module):
 
     def forward(self,
                 x:Tensor, # (B, c_in, H, W)
-                scale:Tensor, # (B, c_out) from `UNet.modulations`
+                scale:Tensor|None, # (B, c_out) from `UNet.modulations`
                 shift:Tensor, # (B, c_out) from `UNet.modulations`
                )->Tensor: # (B, c_out, H', W')
-        h = resample(self.in_layers[0](x), self.mode)
-        h = self.out_layers[0](self.in_layers[2](h), scale, shift)
+        h = self.in_layers[2](resample(self.in_layers[0](x), self.mode))
+        h = self._second_norm(h, scale, shift)
         if self.training:
             h = dropout(h, self.p)
         return self.skip_connection(resample(x, self.mode)) + self.out_layers[3](h)
 
+    def _second_norm(self, h, scale, shift):
+        "Norm and activation; the shift comes after it, or ahead of it without `scale_shift`."
+        if self.scale_shift: return self.out_layers[0](h, scale, shift)
+        return self.out_layers[0](h + shift[..., None, None], scale)
+
 # %% ../../nbs/230_diffusion.unet.ipynb #f30256a5
-def adagn(a:Tensor, # (B, all channels) scale of the time
+def adagn(a:Tensor|None, # (B, all channels) scale of the time; None: it only shifts, see above
           b:Tensor, # (B, all channels) shift of the time
           c:Tensor|None, # (B, all channels) scale of z_sem; None: without
           widths:list, # channels of each block
          )->list: # (scale, shift) of each block, (B, width) each
     "Join both modulations: the scale (1+a)(1+c)-1 and the shift b(1+c)."
-    if c is not None:
+    if a is None:
+        a = c
+    elif c is not None:
         a, b = (1 + a)*(1 + c) - 1, b*(1 + c)
-    return list(zip(a.split(widths, dim=1), b.split(widths, dim=1)))
+    scales = repeat(None) if a is None else a.split(widths, dim=1)
+    return list(zip(scales, b.split(widths, dim=1)))
 
 # %% ../../nbs/230_diffusion.unet.ipynb #b92c85d6
 def size_factor(config)->int: # settings of a network -> a power of 2
@@ -117,7 +126,7 @@ def check_widths(name:str, # field, for the error
 # %% ../../nbs/230_diffusion.unet.ipynb #2b53ca97
 _largest = dict(image_size=2**15, in_channels=1024, model_channels=2**13, channel_mult=256,
                 n_res_blocks=32, n_heads=2**14, embed_channels=2**16, stem_levels=6,
-                attention_resolutions=2**15)
+                attention_resolutions=2**15, head_channels=2**14)
 _positive = ("image_size", "in_channels", "model_channels", "n_res_blocks", "n_heads",
              "embed_channels", "stem_levels")
 
@@ -138,12 +147,15 @@ class UNetConfig:
     stem_levels: int = 1 # levels of the Haar stem
     prediction_type: str = "eps" # "eps", the noise, "v", the velocity, or "flow"
     band_rms: tuple[float, ...] = () # size of the data in each band of the stem; (): unscaled
+    scale_shift: bool = True # time scales and shifts; False: it shifts ahead of the second norm
+    head_channels: int = 0 # channels of each head of the attention; 0: `n_heads` says how many
 
     def __post_init__(self):
         "`ValueError` that names the field."
         check_types(self)
         check_positive(**{name: getattr(self, name) for name in _positive})
         check_limits(self, **_largest)
+        self._check_heads()
         check_choice(self, "stem", ("conv", "haar"))
         check_choice(self, "prediction_type", ("eps", "v", "flow"))
         check_widths("channel_mult", self.channel_mult)
@@ -151,6 +163,14 @@ class UNetConfig:
             raise ValueError(f"dropout: must be in [0, 1), got {self.dropout}")
         self._check_bands()
         self._check_size()
+
+    def _check_heads(self):
+        "`ValueError` unless heads are counted in one way only."
+        width, n = self.head_channels, self.n_heads
+        if width < 0:
+            raise ValueError(f"head_channels: must be 0 or positive, got {width}")
+        if width and n != 1:
+            raise ValueError(f"head_channels: must be 0 if n_heads is given, got {width} and {n}")
 
     def _check_bands(self):
         "`ValueError` unless each band has a size above zero, and v is predicted."
@@ -185,12 +205,19 @@ class UNetParts(nn.Module):
     def _block(self, c_in, c_out, mode=None):
         "Residual block of the settings."
         config = self.config
-        return UNetBlock(c_in, c_out, config.embed_channels, self.z_dim, config.dropout, mode)
+        return UNetBlock(c_in, c_out, config.embed_channels, self.z_dim, config.dropout, mode,
+                         config.scale_shift)
+
+    def _attention_block(self, c):
+        "Attention among `c` channels."
+        width = self.config.head_channels
+        if width and c % width:
+            raise ValueError(f"head_channels: must divide {c} channels, got {width}")
+        return AttentionBlock(c, c//width if width else self.config.n_heads)
 
     def _attention(self, c, side):
         "Attention where the settings want it."
-        wanted = side in self.config.attention_resolutions
-        return [AttentionBlock(c, self.config.n_heads)] if wanted else []
+        return [self._attention_block(c)] if side in self.config.attention_resolutions else []
 
     def _down(self, c): return self._block(c, c, "down") if self.config.resblock_updown else Down(c)
     def _up(self, c): return self._block(c, c, "up") if self.config.resblock_updown else Up(c)
@@ -206,15 +233,25 @@ class UNetParts(nn.Module):
             self._blocks = [m for m in self.modules() if isinstance(m, UNetBlock)]
         return self._blocks
 
-    def time_modulation(self, t:Tensor)->tuple: # (B,) -> scales a, shifts b: (B, all channels)
-        "Scales and shifts that the time gives to all blocks."
+    def time_vector(self, t:Tensor)->Tensor: # (B,) steps -> (B, E)
+        "Vector of the time, ahead of the activation."
         mlp = self.time_embed if self.z_dim is None else self.time_embed["time_embed"]
         sinusoid = timestep_embedding(t, self.config.model_channels)
-        e = F.silu(mlp(sinusoid.to(mlp[0].weight.dtype)))
+        return mlp(sinusoid.to(mlp[0].weight.dtype))
+
+    def time_modulation(self,
+                        t:Tensor, # (B,) steps
+                        extra:Tensor|None=None, # (B, E) of a label, added to the vector of the time
+                       )->tuple: # scales a, shifts b: (B, all channels); a None without scale_shift
+        "Scales and shifts that the time gives to all blocks."
+        e = self.time_vector(t)
+        e = F.silu(e if extra is None else e + extra)
         layers = [block.emb_layers[1] for block in self.blocks()]
-        weights = zip(*(layer.weight.chunk(2) for layer in layers))
-        biases = zip(*(layer.bias.chunk(2) for layer in layers))
-        return tuple(F.linear(e, torch.cat(w), torch.cat(b)) for w, b in zip(weights, biases))
+        parts = 1 + self.config.scale_shift
+        weights = zip(*(layer.weight.chunk(parts) for layer in layers))
+        biases = zip(*(layer.bias.chunk(parts) for layer in layers))
+        out = tuple(F.linear(e, torch.cat(w), torch.cat(b)) for w, b in zip(weights, biases))
+        return out if self.config.scale_shift else (None, *out)
 
     def z_modulation(self, z_sem:Tensor)->Tensor: # (B, D) -> scales c: (B, all channels)
         "Scales that the semantic code gives to all blocks."
@@ -225,10 +262,11 @@ class UNetParts(nn.Module):
     def modulations(self,
                     t:Tensor, # (B,) steps
                     z_sem:Tensor|None=None, # (B, D)
+                    extra:Tensor|None=None, # (B, E) of a label, see `time_modulation`
                    )->list: # (scale, shift) of each block
         "Modulations of all blocks by time and semantic code."
         c = None if self.z_dim is None else self.z_modulation(z_sem)
-        return adagn(*self.time_modulation(t), c, self.widths())
+        return adagn(*self.time_modulation(t, extra), c, self.widths())
 
     def widths(self)->list: # of numbers
         "Channels of all residual blocks."
@@ -262,7 +300,7 @@ class UNet(UNetParts):
         down, channels, side = way_down(widths, n, side, self._block, self._attention, self._down)
         self.input_blocks = _nested([[stem], *down])
         c = channels[-1]
-        middle = [self._block(c, c), AttentionBlock(c, config.n_heads), self._block(c, c)]
+        middle = [self._block(c, c), self._attention_block(c), self._block(c, c)]
         self.middle_block = nn.ModuleList(middle)
         up = way_up(widths, n, side, channels, self._block, self._attention, self._up)
         self.output_blocks = _nested(up)
@@ -348,7 +386,7 @@ class Denoiser:
         times, codes, widths = self._modulations
         noise = []
         for piece, c in zip(x.split(self.batch_size), codes):
-            a, b = (m[i].expand(len(piece), -1) for m in times)
+            a, b = (None if m is None else m[i].expand(len(piece), -1) for m in times)
             noise.append(predicted_noise(self.unet, piece, abar, adagn(a, b, c, widths)))
         return torch.cat(noise) if len(noise) > 1 else noise[0]
 
