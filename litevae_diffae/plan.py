@@ -176,7 +176,8 @@ def plan_training(model, # preset, shipped name, folder, Hub id, or a configurat
     task = make_task(cls, fields, size, adversary, weights or r.weights, freeze_encoder)
     n, trained, averaged = _parameters(task)
     cost = count_step(task, _empty_batch(cls, fields, size, c.batch_size), c)
-    return Plan(name or cls.__name__, size, UNITS.get(cls, "pixels"), adversary, c, n, cost.flop/2e9,
+    unit = UNITS.get(cls, "pixels")
+    return Plan(name or cls.__name__, size, unit, adversary, c, n, cost.flop/2e9,
                 n*(4 if c.precision == "fp32" else 6)/1e9, 8*trained/1e9,
                 4*averaged*bool(c.ema)/1e9, cost.kept/1e9, (cost.peak - cost.kept)/1e9,
                 lru_cache(partial(plan_training, fields, size, adversary, name=name,

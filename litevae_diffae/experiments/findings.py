@@ -64,7 +64,7 @@ def _both(value):
     return value if isinstance(value, tuple) else (value, value)
 
 def _results_of(name):
-    "What an experiment found; before it is run, no rows and the paper's numbers."
+    "Read what an experiment found; before it is run, no rows and the paper's numbers."
     try:
         return read_results(name)
     except FileNotFoundError:
