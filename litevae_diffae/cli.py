@@ -318,7 +318,8 @@ Name = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")]
 FirstSeed = Annotated[int, Within(0, 10_000)]
 small_only = ("baseline", "photos", "distill", "diffae-recipe", "diffae-samples-fid",
               "diffae-interpolation", "diffae-editing", "diffae-editing-labels",
-              "diffae-editing-confounded") # as the experiments say, which take long to load
+              "diffae-editing-confounded", "ldm-objectives", "ldm-equivariance",
+              "pixel-latent") # as the experiments say, which take long to load
 ScaleOf = Annotated[Literal["small", "paper"], tyro.conf.arg(
     help="CPU cores and minutes; or the paper's sizes, which have no rows for "
          f"{', '.join(small_only)}")]

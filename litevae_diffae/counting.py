@@ -17,7 +17,6 @@ from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.flop_counter import flop_registry
 
 # %% ../nbs/087_counting.ipynb #703cd3de
-from .crops import Batch
 from .monitor import LossScale
 from .optim import TrainConfig
 from .perceptual import lpips_net
@@ -156,7 +155,7 @@ def count_step(task:Task, # on the meta device; changed
             in_half(net)
     counter = OpCounter([*task.nets.values(), lpips_net("alex", "meta")])
     run, n = CountedRun(task, counter, config.grad_accum == 1), min(config.grad_accum, 2)
-    x = batch.image if isinstance(batch, Batch) else batch
+    x = batch[0] if isinstance(batch, tuple) else batch # images or latents come first
     counter.add(x)
     with fused_attention(), counter:
         for _ in range(n):

@@ -42,19 +42,20 @@ def random_images(folder, n, size=(96, 80), suffix="png", first=0):
 
 
 def fake_sets(root):
-    "ImageNet, FFHQ and DeepFashion in their real layouts, with a few images."
+    "ImageNet, FFHQ, CelebA-HQ and DeepFashion in their real layouts, with a few images."
     for k, wnid in enumerate(("n01440764", "n01443537")):
         random_images(root/"imagenet"/"train"/wnid, 6, suffix="jpg", first=10*k)
     random_images(root/"imagenet"/"val", 5, suffix="jpg")
     random_images(root/"ffhq", 14)
+    random_images(root/"celeba-hq", 15)
     random_images(root/"deepfashion"/"WOMEN", 14, suffix="jpg")
-    return {name: root/name for name in ("imagenet", "ffhq", "deepfashion")}
+    return {name: root/name for name in ("imagenet", "ffhq", "celeba-hq", "deepfashion")}
 
 
 def small_ranges(monkeypatch):
     "The first four images are held out, not the first 10,000."
     from dataclasses import replace
-    for name in ("ffhq", "deepfashion"):
+    for name in ("ffhq", "celeba-hq", "deepfashion"):
         ranges = dict(train=(4, None), test=(0, 4))
         monkeypatch.setitem(PLACES, name, replace(PLACES[name], ranges=ranges))
 
@@ -80,6 +81,9 @@ def narrow(model):
 
 def toy_paper(config):
     "A paper row of LiteVAE at the size of a test: the same keys."
+    if "ldm" in config:
+        out = toy(config)
+        return dict(out, of=toy_paper(config["of"]), ldm=dict(out["ldm"], image_size=4))
     if "of" in config:
         size = dict(size=32) if "size" in config["measure"] else {}
         return dict(config, of=toy_paper(config["of"]), measure=toy(config["measure"]) | size)

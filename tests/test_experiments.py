@@ -3,7 +3,7 @@ import json
 from dataclasses import replace
 
 import pytest
-from litevae_diffae.experiments import networks, records
+from litevae_diffae.experiments import networks, pixel_latent, records
 from litevae_diffae.experiments.directions import compare_rows
 from litevae_diffae.experiments.records import find_experiments, read_results, run_experiment
 from litevae_diffae.experiments.runs import toy
@@ -36,6 +36,7 @@ def test_every_row_runs(name, folders, monkeypatch):
     monkeypatch.chdir(folders[0].parent)                                            # no kept model of the repository
     real = networks.in_fresh_process                                                # a new process takes seconds: for one encoder
     monkeypatch.setattr(networks, "in_fresh_process", lambda call, name, *a: real(call, name, *a) if name == "litevae-s" else {"total": 1.})
+    monkeypatch.setattr(pixel_latent, "in_fresh_process", lambda *args: 1.)
     found = run_experiment(name, seeds=1, out=folders[0], work=folders[1])
     assert [r["name"] for r in found["rows"]] == [r.name for r in ALL[name].rows("small")]
     assert read_results(name, str(folders[0])) == json.loads(json.dumps(found))
@@ -76,7 +77,9 @@ def test_rows_are_shared():
     assert key("t8", "constant weight") == key("t10", "U-Net") == key("gan", "with adversary")
     assert key("t19", "separate extractors") == key("appb", "photos: learned, z 4")
     assert key("t6", "VAE") != key("fig5", "VAE")
+    assert key("t7", "LiteVAE") == key("t13", "LiteVAE") == key("ldm-objectives", "flow") == key("ldm-equivariance", "LiteVAE")
+    assert key("t7", "KL-VAE") == key("t13", "KL-VAE")
 
 
 def test_they_are_found():
-    assert set(ALL) == DIFFAE | set(LITEVAE) and len(LITEVAE) == 26
+    assert set(ALL) == DIFFAE | set(LITEVAE) and len(LITEVAE) == 31

@@ -8,7 +8,7 @@ from paper_rows import Watched, fake_inception, fake_sets, small_ranges, toy_pap
 
 from litevae_diffae import pretrained
 from litevae_diffae.core import n_params
-from litevae_diffae.experiments import measures, needs, networks, runs
+from litevae_diffae.experiments import generators, measures, needs, networks, runs
 from litevae_diffae.experiments.needs import check_needs, needs_of
 from litevae_diffae.experiments.places import data_at
 from litevae_diffae.experiments.records import find_experiments
@@ -39,7 +39,7 @@ def network_once(name, device=None, weights_path=None):
 def here(sets, monkeypatch):
     "Small data sets at their places, and a stand-in for Inception."
     small_ranges(monkeypatch)
-    for module in (measures, needs): monkeypatch.setattr(module, "feature_network", network_once)
+    for module in (measures, needs, generators): monkeypatch.setattr(module, "feature_network", network_once)
     monkeypatch.setattr(pretrained, "check_memory", lambda *args: None)             # builds each discriminator once more
     monkeypatch.setattr(networks, "in_fresh_process", lambda *args: {"total": 1.})    # test_experiments measures one for real
     with data_at(sets): yield
@@ -75,7 +75,7 @@ def test_a_row_runs_and_reads_all_that_it_says(name, row, work, monkeypatch):
 
 @pytest.mark.parametrize("name,row", ROWS, ids=IDS)
 def test_a_row_is_built_at_its_real_size(name, row, monkeypatch):
-    key = json.dumps([name == "t3" and row.name, row.config.get("model"), row.config.get("of", {}).get("model"),
+    key = json.dumps([name == "t3" and row.name, row.config.get("model"), row.config.get("of", {}).get("model"), row.config.get("ldm"),
                       row.config.get("discriminator"), "adversarial" in row.config, row.config.get("phases")], sort_keys=True)
     if key not in BUILT:
         monkeypatch.setattr(runs, "fitting_discriminator", disc_once)

@@ -13,7 +13,7 @@ from paper_rows import fake_inception, fake_sets, random_images, small_ranges, t
 
 from litevae_diffae import cli
 from litevae_diffae.commands import fid as fid_command
-from litevae_diffae.experiments import measures, needs, papers, published, records
+from litevae_diffae.experiments import generators, measures, needs, papers, published, records
 from litevae_diffae.experiments.papers import plan_row
 from litevae_diffae.experiments.published import toy_published
 from litevae_diffae.experiments.records import find_experiments
@@ -67,7 +67,6 @@ def toy_words(words):
 def place(tmp_path_factory):
     root = tmp_path_factory.mktemp("type")
     fake_sets(root/"data")
-    random_images(root/"data"/"celeba-hq", 4)
     random_images(root/"data"/"celeba"/"img_align_celeba", 12, (178, 218), "jpg")
     rows = [f"{i:05d}.jpg {1 if i % 2 else -1} {1 if i % 3 else -1}" for i in range(12)]
     (root/"data"/"celeba"/"list_attr_celeba.txt").write_text("\n".join(["12", "Male Blond_Hair", *rows]) + "\n")
@@ -80,7 +79,7 @@ def toys(place, monkeypatch):
     small_ranges(monkeypatch)
     def network(name="inception", device=None, weights_path=None):
         return fake_inception(device) if name == "inception" else feature_network(name, device)
-    for module in (measures, needs, published, fid_command): monkeypatch.setattr(module, "feature_network", network)
+    for module in (measures, needs, published, generators, fid_command): monkeypatch.setattr(module, "feature_network", network)
     published.row_network.cache_clear()
     monkeypatch.setattr(records, "find_experiments", lambda: {name: toy_table(name) for name in ALL})
     monkeypatch.setitem(fid_command.PROTOCOLS, "rfid", replace(fid_command.PROTOCOLS["rfid"], n_real=None, n_other=None))

@@ -61,7 +61,11 @@ def reason(a:dict, # mean, spread and values of one row, by `spread_of`
     return said + (", in" if gap*paper_gap > 0 else ", against") + " the paper's direction"
 
 # %% ../../nbs/605_experiments.directions.ipynb #f36e787d
-same_as = {"fd": "rfid"} # our metric -> the paper's
+same_as = {"fd": "rfid"} # our metric -> the paper's; of samples it is the paper's FID
+
+def _printed_number(numbers, metric):
+    "The paper's number for a metric of ours, or None."
+    return numbers.get(same_as.get(metric, metric), numbers.get("fid") if metric == "fd" else None)
 
 def _compare(a, b, paper_a, paper_b, rule):
     "Gap and verdict of one metric as text; `rule` judges what the paper prints too."
@@ -82,7 +86,7 @@ def compare_rows(found:dict, # what `read_results` gives
         line = {"row": a, "against": b}
         for k in metrics:
             if k not in rows[a] or k not in rows[b]: continue
-            printed = [e.paper.get(r, {}).get(same_as.get(k, k)) for r in (a, b)]
+            printed = [_printed_number(e.paper.get(r, {}), k) for r in (a, b)]
             line[k] = _compare(rows[a][k], rows[b][k], *printed, rule)
         out.append(line)
     return out

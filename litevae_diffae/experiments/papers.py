@@ -17,6 +17,7 @@ from .places import data_at
 from .recipes import with_batch
 from ..diffae.latent import LatentDDIM
 from .records import chosen_rows, run_experiment
+from ..latent.model import LatentDiffusion
 from ..litevae.fixed_code import WaveletVAE
 from ..litevae.klvae import KLVAE
 from ..litevae.losses import LossWeights
@@ -32,7 +33,9 @@ def plan_row(config:dict, # a row's
              n:int=1, # processes that share its batch
             )->list: # a `Plan` for each phase, and for a prior; empty if nothing is trained
     "Count what a row needs in each process."
-    if isinstance(config.get("of"), dict): return plan_row(config["of"], n)
+    if "nets" in config: return _plan_equal(config, n)
+    if isinstance(config.get("of"), dict):
+        return plan_row(config["of"], n) + ([_plan_ldm(config, n)] if "ldm" in config else [])
     if "train" not in config: return []
     if "phases" in config: return _plan_vae(config, n)
     plans = [_plan_net(config["preset"], config["model"], config["train"], n)]
@@ -43,16 +46,40 @@ def plan_row(config:dict, # a row's
 
 def _config(preset, fields):
     "A configuration; nothing is allocated."
-    cls = find_class(preset, (LiteVAE, KLVAE, WaveletVAE, DiffAE, DDIM, LatentDDIM))
+    cls = find_class(preset, (LiteVAE, KLVAE, WaveletVAE, DiffAE, DDIM, LatentDDIM,
+                              LatentDiffusion))
     return make_config(cls.config_class, {**asdict(cls.presets[preset]), **fields})
 
 def _plan_net(preset, fields, train, n):
     "A diffusion model, of images or of codes."
     recipe = (prior_recipe if preset in LatentDDIM.presets else diffae_recipe)(preset)
     whole = recipe.with_changes(**train)
-    steps = whole.n_steps(whole.batch_size*whole.grad_accum) # images are counted over all processes
-    config = divide_batch(whole.with_changes(steps=steps), n)
-    return plan_training(_config(preset, fields), config=config, name=preset)
+    return plan_training(_config(preset, fields), config=_share(whole, n), name=preset)
+
+def _share(recipe, n):
+    "A recipe for one of `n` processes; images are counted over all of them."
+    steps = recipe.n_steps(recipe.batch_size*recipe.grad_accum)
+    return divide_batch(recipe.with_changes(steps=steps), n)
+
+def _plan_ldm(config, n):
+    "The U-Net on the latents of the row's autoencoder."
+    vae, fields = dict(config["of"]["model"]), dict(config["ldm"])
+    preset, z = fields.pop("preset"), _config(vae.pop("preset"), vae).latent_channels
+    net = _config(preset, dict(fields, in_channels=z))
+    train = TrainConfig().with_changes(**config["train"])
+    return plan_training(net, config=_share(train, n), name=preset)
+
+def _plan_equal(config, n):
+    "A generator that trains for as long as the one on latents, if time goes with multiplications."
+    first, own = config["nets"]["latent"], config["nets"][config["net"]]
+    before = plan_row(first, n)
+    if "ldm" in own: return before
+    train = TrainConfig().with_changes(**first["train"])
+    def plan(images):
+        share = _share(train.with_changes(images=images), n)
+        return plan_training(_config(own["preset"], own["model"]), config=share, name=own["preset"])
+    ratio = before[-1].gmacs/plan(train.images).gmacs
+    return [plan(max(1, round(train.images*ratio)))]
 
 def _plan_vae(config, n):
     "The phases of a VAE."

@@ -41,8 +41,11 @@ PLACES = {
         ranges=dict(train=(10_000, 70_000), test=(0, 10_000)),
         says="a folder or an LMDB of all 70,000 images, in the order of their numbers"),
     "celeba-hq": Place(
-        "CelebA-HQ", dict(all=30_000),
-        dict(all=("korexyz/celeba-hq-256x256", "train+validation"))),
+        "CelebA-HQ", dict(all=30_000, train=28_000, test=2_000),
+        dict(all=("korexyz/celeba-hq-256x256", "train+validation"),
+             train=("korexyz/celeba-hq-256x256", "train"),
+             test=("korexyz/celeba-hq-256x256", "validation")),
+        ranges=dict(train=(0, 28_000), test=(28_000, 30_000))),
     "celeba": Place(
         "CelebA", dict(all=202_599),
         folders=dict(all=("img_align_celeba", "celeba.lmdb")),

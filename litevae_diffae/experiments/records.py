@@ -90,7 +90,8 @@ def rows_of(run:Callable, # (config, seed, folder) -> metrics
 
 # %% ../../nbs/600_experiments.records.ipynb #72a07a50
 modules = ("networks", "decoders", "schedules", "shipped", "losses", "adversary", "latents",
-           "distillation", "autoencoding", "samples", "interpolation", "classcond", "edits")
+           "distillation", "generators", "pixel_latent", "autoencoding", "samples",
+           "interpolation", "classcond", "edits")
 
 def find_experiments()->dict: # name -> `Experiment`
     "All experiments of the library: each module has a dict `experiments`."
