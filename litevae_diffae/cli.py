@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Count', 'Batch', 'Rate', 'Share', 'Workers', 'Precision', 'Range', 'Preset', 'Adversary', 'Schedule', 'Width',
-           'BatchOf', 'Card', 'Kind', 'Method', 'Tile', 'Data', 'Few', 'PriorSteps', 'Sampler', 'First', 'Last',
-           'Between', 'Strength', 'Rules', 'Seeds', 'bench_parts', 'Parts', 'Name', 'FirstSeed', 'small_only',
+           'BatchOf', 'Card', 'Kind', 'Method', 'Tile', 'Data', 'Few', 'PriorSteps', 'Sampler', 'Guidance', 'First',
+           'Last', 'Between', 'Strength', 'Rules', 'Seeds', 'bench_parts', 'Parts', 'Name', 'FirstSeed', 'small_only',
            'ScaleOf', 'Checkpoint', 'Port', 'commands', 'description', 'Command', 'Demo', 'RunOptions', 'Train',
            'Distill', 'Plan', 'ReadOptions', 'SamplerOptions', 'RebuildOptions', 'Encode', 'Reconstruct', 'Evaluate',
            'Sample', 'Interpolate', 'Edit', 'SetOptions', 'Fid', 'Bench', 'Experiment', 'Import', 'App', 'parse',
@@ -211,6 +211,7 @@ class Evaluate(RebuildOptions):
 Few = Annotated[int, Within(1, 10_000)]
 PriorSteps = Annotated[int, Within(1, 100_000)]
 Sampler = Literal["ddim", "dpm", "euler", "heun"]
+Guidance = Annotated[float, Within(-100, 100)]
 
 @dataclass(frozen=True)
 class Sample(Command):
@@ -223,7 +224,7 @@ class Sample(Command):
     sampler: Optional[Sampler] = None # dpm: good in 10 to 20 steps; a flow has euler and heun
     eta: Share = 0. # part of fresh noise in each step, 0 to 1; 0 for dpm
     label: tuple[str, ...] = () # latent diffusion: what it shall have, and after no- what not
-    guidance: Annotated[float, Within(-100, 100)] = 1. # of the label; above 1: exaggerated
+    guidance: Guidance = 1. # 0: without the label, 1: with it, more: exaggerated
     seed: NoiseSeed = 0 # random seed of the noise
     does = "imaging.sample"
 

@@ -23,11 +23,12 @@ def guided(without:Tensor, # (B, ...) prediction without the label
 label_kinds = ("", "class", "attributes")
 
 def n_label_values(kind:str, # "", "class" or "attributes"
-                   names:tuple, # of the classes or attributes
+                   names:tuple, # texts: the classes or attributes
                   )->int: # K
     "Length of a label as a vector."
     return len(names)*(2 if kind == "attributes" else 1)
 
+# %% ../../nbs/420_latent.labels.ipynb #670d0c0f
 def check_label_fields(config)->None: # with label_kind, label_names and label_dropout
     "`ValueError` that names the field."
     kind, names, p = config.label_kind, config.label_names, config.label_dropout
@@ -64,7 +65,7 @@ def _one_vector(label, kind, names):
 
 def label_vectors(label, # None; a name, a number or {name: bool}, for all; or a list of them
                   kind:str, # "class" or "attributes"
-                  names:tuple, # of the classes or attributes
+                  names:tuple, # texts: the classes or attributes
                   n:int, # images
                  )->Tensor|None: # (n, K) of 0 and 1; None without a label
     "Labels as they are written, as vectors; `ValueError` that lists the names."

@@ -50,6 +50,7 @@ def load_autoencoder(name:str|Path, # shipped name, folder or Hub id
     known = ", ".join(cls.__name__ for cls in autoencoders)
     raise ValueError(f"autoencoder: {str(name)!r} holds a {kind}; {known} expected")
 
+# %% ../../nbs/450_latent.model.ipynb #ac235afc
 def check_autoencoder(vae, # what came
                       in_channels:int, # channels of the model's latents
                      )->None:
@@ -67,10 +68,10 @@ def check_autoencoder(vae, # what came
 # %% ../../nbs/450_latent.model.ipynb #e56a3270
 def _cached(vae, data, out, size, progress):
     "Latents of images, below the folder of a run, or in a folder that goes with them."
-    if out is not None: return cache_latents(vae, data, Path(out)/"latents", size, progress=progress)
-    folder = TemporaryDirectory()
-    latents = cache_latents(vae, data, folder.name, size, progress=progress)
-    latents.folder = folder # deleted with the latents
+    folder = TemporaryDirectory() if out is None else None
+    place = folder.name if folder else Path(out)/"latents"
+    latents = cache_latents(vae, data, place, size, progress=progress)
+    latents.folder = folder # a temporary one is deleted with the latents
     return latents
 
 def find_latents(vae:Autoencoder, # gets the statistics of the latents
@@ -100,12 +101,13 @@ def sampler_of(config:LatentDiffusionConfig, # settings of the model
     raise ValueError(f"sampler: must be {' or '.join(known)} for prediction_type "
                      f"{config.prediction_type}, got {sampler!r}")
 
+# %% ../../nbs/450_latent.model.ipynb #68b27202
 def predictor(model:LatentUNet, # the network
               y:Tensor|None=None, # (B, K) labels of the latents
-              guidance:float=1., # of the labels
+              guidance:float=1., # 0: without the labels, 1: with them, more: exaggerated
               batch_size:int=64, # latents in the network at a time
              )->Callable: # (z, time) -> velocity of a flow, or noise
-    "What a sampler asks: for a flow the time is s in (0, 1), else a step."
+    "Function that a sampler asks: for a flow the time is s in (0, 1), else a step."
     flow, kind = model.config.prediction_type == "flow", model.config.prediction_type
     def predict(z, time):
         t = int(1000*time) if flow else time
@@ -116,6 +118,7 @@ def predictor(model:LatentUNet, # the network
         return velocity_to_eps(out, z, model.schedule.alphas_cumprod[t].item())
     return predict
 
+# %% ../../nbs/450_latent.model.ipynb #92921ffe
 def denoise(model:LatentUNet, # the network
             z_T:Tensor, # (B, C, h, w) N(0, I)
             n_steps:int, # steps; "heun" calls the network twice in each
@@ -128,6 +131,7 @@ def denoise(model:LatentUNet, # the network
     decode = pick_sampler(sampler).decode
     return decode(predict, z_T, n_steps, model.schedule, clip=False, callback=callback)
 
+# %% ../../nbs/450_latent.model.ipynb #9c2e3857
 def add_noise_back(model:LatentUNet, # the network
                    z_0:Tensor, # (B, C, h, w) normalised latents
                    n_steps:int, # steps of the grid
@@ -159,6 +163,7 @@ def sample_grid(net:LatentUNet, # any state of the training
 class LatentDiffusion(Pretrained, LatentUNet):
     "Draw images: the U-Net makes normalised latents out of noise, an autoencoder decodes them."
     config_class, presets = LatentDiffusionConfig, ldm_presets
+    shipped = {"latent-avatars": "latent-avatars"}
     _has_parts = True
 
     def __init__(self, config:LatentDiffusionConfig): # settings

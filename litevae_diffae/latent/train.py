@@ -52,7 +52,7 @@ class LatentDiffusionTask(Task):
     "Train a `LatentUNet` on normalised latents."
     def __init__(self,
                  net:LatentUNet, # trained in place
-                 columns:list|None=None, # numbers of the attributes that are labels; None: no labels
+                 columns:list|None=None, # numbers of the attributes that are labels; None: none
                  identity:dict|None=None, # what else must agree when a run is continued
                  draw:Callable|None=None, # averaged network -> {name: uint8 array (H, W, 3)}
                 ):
@@ -90,6 +90,7 @@ def label_columns(config, # with label_names
     known = ", ".join(names) or "none"
     raise ValueError(f"label_names: {missing[0]} is no attribute of the data, which have {known}")
 
+# %% ../../nbs/440_latent.train.ipynb #ebb46983
 def fit_latents(net:LatentUNet, # trained in place
                 latents:Latents, # from `cache_latents`
                 out:str|Path|None=None, # folder of the run; None: nothing is written

@@ -37,9 +37,9 @@ class LatentDiffusionConfig(UNetConfig):
     head_channels: int = 32 # channels of each head of the attention
     prediction_type: str = "flow" # "flow", "v" or "eps"
     loss_weight: str = "none" # or "min_snr"
-    times: str = "logit-normal" # of a flow in training, or "uniform"
+    times: str = "logit-normal" # which a flow is trained at; or "uniform"
     label_kind: str = "" # "", none; "class", one of several; "attributes", yes or no for each
-    label_names: tuple[str, ...] = () # of the classes or attributes
+    label_names: tuple[str, ...] = () # texts: the classes or attributes
     label_dropout: float = 0.1 # share of labels that training hides, for guidance
 
     def __post_init__(self):
@@ -87,6 +87,7 @@ class Noised(NamedTuple):
     abar: Tensor # (B,) noise levels of the DDPM path, for the weights
     wanted: Tensor # (B, C, h, w) what the network has to say
 
+# %% ../../nbs/430_latent.unet.ipynb #1187a74e
 def noised(model:UNet, # a `LatentUNet`; decides the path
            z_0:Tensor, # (B, C, h, w) normalised latents
            eps:Tensor, # (B, C, h, w) standard normal noise
@@ -130,7 +131,7 @@ class LatentUNet(UNet):
                t:Tensor, # (B,) times, 0..999
                y:Tensor|None=None, # (B, K) labels
               )->Tensor: # (B, C, h, w) in the dtype of `z_t`
-        "What the network predicts: noise or a velocity."
+        "Predict noise or a velocity, as the settings say."
         extra = None if y is None else self.label_embed(y.to(self.dtype))
         modulations = self.modulations(t, extra=extra)
         out = self.forward(as_input(z_t, self.dtype), modulations=modulations)
