@@ -33,6 +33,7 @@ def stage_autoencoder(name:str, # shipped name, folder, Hub id, or a preset to t
                       out:Path, # folder of the whole run
                       size:int|None=None, # pixels of a training crop; None: the recipe's
                       resume:bool|str=True, # as for `train_litevae`
+                      **settings, # fields of `TrainConfig` that differ from the recipe
                      )->Autoencoder: # in eval mode
     "The autoencoder of a run: loaded, or trained below its folder."
     vaes = LiteVAE, KLVAE
@@ -40,7 +41,7 @@ def stage_autoencoder(name:str, # shipped name, folder, Hub id, or a preset to t
     n = find_class(name, vaes).presets[name].in_channels
     r = recipe(name)
     return train_litevae(name, data, out/"autoencoder", divide_batch(r.config),
-                         fitting_weights(r.weights, n), size, resume=resume)
+                         fitting_weights(r.weights, n), size, resume=resume, **settings)
 
 # %% ../../nbs/878_commands.latent.ipynb #ae063a48
 def latent_side(config, # settings of the U-Net
