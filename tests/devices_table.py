@@ -33,11 +33,14 @@ from litevae_diffae.experiments import autoencoding, editing, faces, interpolati
 from litevae_diffae.experiments.places import data_at
 from litevae_diffae.experiments.records import find_experiments
 from litevae_diffae.experiments.runs import run_row, toy
+from litevae_diffae.latent.model import LatentDiffusion
+from litevae_diffae.latent.unet import LatentDiffusionConfig
 from litevae_diffae.litevae.adversarial import AdversarialConfig, train_adversarial
 from litevae_diffae.litevae.analysis import decoder_imbalance, latent_mmd, latent_spectrum
 from litevae_diffae.litevae.latents import compute_latent_stats
 from litevae_diffae.litevae.tiling import tiling_error
 from litevae_diffae.litevae.train import train_litevae
+from litevae_diffae.sources import ArraySource
 from litevae_diffae.train import TrainConfig
 
 DEVICE = sys.argv[1] if len(sys.argv) > 1 else "sham"
@@ -46,6 +49,7 @@ seeded, steps = small.seeded, small.steps
 
 
 FACES = torch.randint(256, (20, 16, 16, 3), dtype=torch.uint8, generator=seeded()).numpy()
+FLAGS = torch.randint(2, (20, 2), generator=seeded()).numpy()
 PHOTOS = torch.randint(256, (20, 40, 48, 3), dtype=torch.uint8, generator=seeded()).numpy()
 
 
@@ -140,6 +144,23 @@ SEMANTIC_CPU = {
     "cache_codes": lambda m, x: cache_codes(m, FACES, progress=False).z_sem}
 
 
+LATENT = {
+    "encode": lambda m, x: m.encode(x),
+    "decode_latents": lambda m, x: m.decode_latents(m.encode(x)),
+    "loss": lambda m, x: m.loss(m.encode(x), torch.tensor([.2, .7]), noise(2, 12, 2, 2), "a"),
+    "invert": lambda m, x: m.invert(x, 3, "b"),
+    "decode": lambda m, x: m.decode(noise(2, 12, 2, 2).to(x.device), 3),
+    "sample": lambda m, x: m.sample(2, 3, label=["a", None], guidance=2., generator=seeded())}
+
+
+def latent():
+    vae = small.models["litevae"]()
+    compute_latent_stats(vae, small.image())
+    config = LatentDiffusionConfig(image_size=2, in_channels=vae.config.z_channels, channel_mult=(1,), embed_channels=32,
+                                   model_channels=32, n_res_blocks=1, label_kind="class", label_names=("a", "b"))
+    return small.awake(LatentDiffusion(config)).attach(vae)
+
+
 def codes(model):
     attributes = (noise(60, 2) > 0).to(torch.uint8)
     return Codes.of(noise(60, 64).to(model.device), attributes=attributes, names=("A", "B"))
@@ -184,11 +205,12 @@ def tell(subject, verb, inputs, truth, make, on_device):
 
 def models_table():
     "Every verb of every model."
+    makers = {**small.models, "latent": latent}
     kinds = {"litevae": (AUTOENCODER, AUTOENCODER_CPU), "klvae": (AUTOENCODER, {}), "ddim": (DENOISER, {}),
-             "diffae": (SEMANTIC, SEMANTIC_CPU)}
+             "diffae": (SEMANTIC, SEMANTIC_CPU), "latent": (LATENT, {})}
     for name, groups in kinds.items():
         torch.manual_seed(0)
-        here = small.models[name]()
+        here = makers[name]()
         there = copy.deepcopy(here).to(DEVICE)
         for verbs, on_device in zip(groups, (True, False)):
             for verb, f in verbs.items():
@@ -239,6 +261,13 @@ def run_diffae():
     return flat(train_diffae(model, FACES, config=config, progress=False))
 
 
+def run_latent():
+    model = latent().to(core.default_device())
+    config = TrainConfig(steps=2, batch_size=4, log_every=1)
+    faces = ArraySource(FACES, FLAGS, ("a", "b"))
+    return flat(model.fit(faces, config=config, size=16, progress=False))
+
+
 def run_prior():
     model = small.models["diffae"]().to(core.default_device())
     config = TrainConfig(steps=2, batch_size=8, log_every=1)
@@ -246,7 +275,7 @@ def run_prior():
 
 
 RUNS = {"train_litevae": run_litevae, "train_litevae, adversary": run_adversarial,
-        "train_diffae": run_diffae, "train_prior": run_prior}
+        "train_diffae": run_diffae, "train_prior": run_prior, "LatentDiffusion.fit": run_latent}
 
 
 def runs_table():

@@ -140,14 +140,14 @@ def assert_equal_networks(ours, theirs, t):
 
 
 @pytest.mark.parametrize("times", TIMES)
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", ["as Diff-AE", "as LDM"])
 def test_unet_there(name, times):
     from litevae_diffae.diffusion.diffusers import unet_to_diffusers
     net = network(name)
     assert_equal_networks(net, unet_to_diffusers(net), TIMES[times])
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", ["as Diff-AE", "as LDM"])
 def test_unet_takes_one_time_for_all(name):
     from litevae_diffae.diffusion.diffusers import unet_to_diffusers
     net = network(name)
