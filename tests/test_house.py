@@ -346,7 +346,7 @@ def test_imports_stand_at_the_top(name):
 def test_the_tree_is_light():
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True).stdout.split("\0")
     sizes = {name: (ROOT / name).stat().st_size for name in listed if name and (ROOT / name).is_file()}
-    assert sum(sizes.values()) <= 62e6, sorted(sizes.items(), key=lambda x: -x[1])[:10]
+    assert sum(sizes.values()) <= 73e6, sorted(sizes.items(), key=lambda x: -x[1])[:10]
 
 
 def images_of(doc):
