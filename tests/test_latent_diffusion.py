@@ -166,7 +166,7 @@ def says(capsys, *args):
 def test_bad_options_get_one_sentence(tmp_path, capsys):
     data = str(folder_of_images(tmp_path/"faces"))
     run = ["train", "ldm-tiny", "--data", data, "--out", str(tmp_path/"r"), "--steps", "1"]
-    assert "no attribute of the data" in says(capsys, *run, "--autoencoder", "photos-tiny", "--labels", "Hat")
+    assert "--labels: the data have no attributes, got Hat" in says(capsys, *run, "--autoencoder", "photos-tiny", "--labels", "Hat")
     assert "size: must be a multiple of 32 pixels" in says(capsys, *run, "--autoencoder", "photos-tiny", "--size", "40")
     assert "holds a DiffAE; LiteVAE" in says(capsys, *run, "--autoencoder", "avatars")
     assert "--schedule: only for a LiteVAE" in says(capsys, *run, "--schedule", "half")

@@ -13,6 +13,7 @@ from .options import parse_overrides
 from .outputs import open_folder
 from .verbs import fitting_weights
 from ..core import default_device, seed_everything
+from ..data import open_source
 from ..diffusion.unet import size_factor
 from ..hub import is_trained, load_model, preset_config
 from ..latent.cache import latent_crops
@@ -78,6 +79,9 @@ def _generator(o, data, out, resume):
     vae.to(default_device())
     fields = parse_overrides(o.set, LatentDiffusion.config_class)
     if o.labels:
+        if not open_source(data).names:
+            raise ValueError("--labels: the data have no attributes, got "
+                             f"{' '.join(o.labels)}")
         fields |= dict(label_kind="attributes", label_names=tuple(o.labels))
     fields.setdefault("in_channels", vae.config.latent_channels)
     fields["image_size"] = 1024 # any, for its factor

@@ -6,6 +6,7 @@
 __all__ = ['latent_recipes', 'latent_recipe', 'LatentLoss', 'LatentDiffusionTask', 'label_columns', 'fit_latents']
 
 # %% ../../nbs/440_latent.train.ipynb #3206b354
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
@@ -82,9 +83,13 @@ class LatentDiffusionTask(Task):
 # %% ../../nbs/440_latent.train.ipynb #9f13e5ec
 def label_columns(config, # with label_names
                   names:tuple, # attributes of the data
-                 )->list|None: # their numbers; None if the model has no labels
+                 )->list|None: # their numbers; None if the model or the data have no labels
     "Find the labels among the attributes; `ValueError` that names the one that is missing."
     if not config.label_names: return None
+    if not names:
+        warnings.warn("label_names: the data have no attributes; the model is trained without "
+                      "labels, as if all were hidden")
+        return None
     missing = [name for name in config.label_names if name not in names]
     if not missing: return [list(names).index(name) for name in config.label_names]
     known = ", ".join(names) or "none"
