@@ -168,7 +168,7 @@ def test_bad_options_get_one_sentence(tmp_path, capsys):
     run = ["train", "ldm-tiny", "--data", data, "--out", str(tmp_path/"r"), "--steps", "1"]
     assert "--labels: the data have no attributes, got Hat" in says(capsys, *run, "--autoencoder", "photos-tiny", "--labels", "Hat")
     assert "size: must be a multiple of 32 pixels" in says(capsys, *run, "--autoencoder", "photos-tiny", "--size", "40")
-    assert "holds a DiffAE; LiteVAE" in says(capsys, *run, "--autoencoder", "avatars")
+    assert "'avatars' is no shipped name (photos, photos-tiny)" in says(capsys, *run, "--autoencoder", "avatars")
     assert "--schedule: only for a LiteVAE" in says(capsys, *run, "--schedule", "half")
     assert "only for ldm-..." in says(capsys, "train", "litevae-tiny", "--data", data, "--out", str(tmp_path/"q"), "--labels", "Hat")
     new = ["sample", "--out", str(tmp_path/"new")]

@@ -7,7 +7,6 @@ __all__ = ['stage_autoencoder', 'latent_side', 'train_generator']
 
 # %% ../../nbs/878_commands.latent.ipynb #2a8b0732
 from pathlib import Path
-import torch
 from .inputs import training_data
 from .options import parse_overrides
 from .outputs import open_folder

@@ -42,9 +42,8 @@ autoencoders = (LiteVAE, KLVAE, WaveletVAE)
 def load_autoencoder(name:str|Path, # shipped name, folder or Hub id
                     )->Autoencoder: # in eval mode, float32
     "Load an autoencoder of any kind."
-    for cls in autoencoders:
-        if name in cls.shipped: return cls.from_pretrained(name)
-    kind, _ = read_config(find_weights(name, {}))
+    shipped = {k: folder for cls in autoencoders for k, folder in cls.shipped.items()}
+    kind, _ = read_config(find_weights(name, shipped))
     for cls in autoencoders:
         if cls.__name__ == kind: return cls.from_pretrained(name)
     known = ", ".join(cls.__name__ for cls in autoencoders)
