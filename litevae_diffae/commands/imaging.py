@@ -198,7 +198,7 @@ def sample(o)->None: # a `Sample` command
     "Draw new images."
     model = load_model(o.model, classes=(DiffAE, DDIM, LatentDiffusion))
     how, latent = _sample_options(o, model), isinstance(model, LatentDiffusion)
-    n_steps = o.n_steps or (20 if latent else 100)
+    n_steps = (20 if latent else 100) if o.n_steps is None else o.n_steps
     with Outputs(o.out, "sample", files=model_files(o.model)) as out:
         shows = model.need("sample") if latent else model
         out.plan(number_names(o.n, shows), numbered=True)
