@@ -1,6 +1,4 @@
 """Networks for latent diffusion: their options, and their exchange with diffusers."""
-from dataclasses import fields, replace
-
 import copy
 
 import pytest
