@@ -26,6 +26,11 @@ OUT = Path(__file__).resolve().parents[1] / "litevae_diffae" / "assets" / "laten
 DECODER = dict(steps=1400, batch_size=8, lr=7e-4, betas=(.9, .95), warmup=20, schedule="cosine", ema=.99, log_every=25, precision="bf16")
 LOSS = dict(l1=1., lpips=.1, wavelet=0., gaussian=0., kl=1e-6)
 
+COMMAND = ("OMP_NUM_THREADS=1 litevae-diffae train ldm-tiny --data avatars128 --size 128 --autoencoder runs/KEY/model --out runs/latent-avatars "
+           "--labels Smiling Eyeglasses Beard Hat Long_Hair Dark_Skin Blond_Hair --images 256000 --batch-size 32 --precision bf16; "
+           "python data/make_latent_avatars.py --decoder runs/KEY; python data/make_latent_avatars.py runs/latent-avatars runs/KEY "
+           "(KEY: the autoencoder's folder, trained by litevae-diffae experiment t7 --rows LiteVAE --seeds 1)")
+
 
 def further(vae_run):
     "The folder of the run that goes on with the decoder."
@@ -59,7 +64,7 @@ def main(run, vae_run):
     shipped = LatentDiffusion.from_pretrained(OUT)
     vae = n_params(shipped.autoencoder)
     recipe = {
-        "command": "see data/make_latent_avatars.py", "data": "avatars128 (train): 12,000 drawn faces of 128 px and their mirror images",
+        "command": COMMAND, "data": "avatars128 (train): 12,000 drawn faces of 128 px and their mirror images",
         "parameters": {"autoencoder": vae, "denoiser": n_params(shipped) - vae}, "hardware": hardware(),
         "autoencoder": [run_facts(phase) for phase in sorted(vae_run.glob("phase_*"))], "decoder": run_facts(further(vae_run)) | {"config": DECODER},
         "denoiser": run_facts(run),
