@@ -73,7 +73,7 @@ def _generator(o, data, out, resume):
     if is_trained(o.model):
         if o.autoencoder:
             raise ValueError(f"--autoencoder: {o.model!r} has one, got {o.autoencoder!r}")
-        return load_model(o.model, "cpu", (LatentDiffusion,))
+        return load_model(o.model, classes=(LatentDiffusion,))
     vae = stage_autoencoder(o.autoencoder or "photos", data, out, o.size, resume)
     vae.to(default_device())
     fields = parse_overrides(o.set, LatentDiffusion.config_class)

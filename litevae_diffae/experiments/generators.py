@@ -286,6 +286,12 @@ vae_ffhq, lite_ffhq = (published_ldm(full_row(k, 4, "ffhq", 256)) for k in ("VAE
 vae_celeba, lite_celeba = (published_ldm(full_row(k, 4, "celeba-hq", 256))
                            for k in ("VAE", "LiteVAE-B"))
 
+_vae, _lite, _dwt = dict(fid=8.11), dict(fid=8.03), dict(fid=12.51) # on FFHQ
+_printed = {"KL-VAE": _vae, "LiteVAE": _lite, "DWT": _dwt, "FFHQ, VAE": _vae,
+            "FFHQ, LiteVAE-B": _lite, "FFHQ, DWT": _dwt, "CelebA-HQ, VAE": dict(fid=5.92),
+            "CelebA-HQ, LiteVAE-B": dict(fid=5.73)} # Tables 7 and 13
+def _fids(*names): return {name: _printed[name] for name in names}
+
 experiments = {"t7": Experiment(
     "Is LiteVAE's code as good to generate as the VAE's?", small_protocol + paper_protocol,
     generator_rows({
@@ -296,17 +302,12 @@ experiments = {"t7": Experiment(
         "FFHQ, LiteVAE-B": lite_ffhq,
         "CelebA-HQ, VAE": vae_celeba,
         "CelebA-HQ, LiteVAE-B": lite_celeba}),
-    paper={
-        "KL-VAE": dict(fid=8.11),
-        "LiteVAE": dict(fid=8.03),
-        "FFHQ, VAE": dict(fid=8.11),
-        "FFHQ, LiteVAE-B": dict(fid=8.03),
-        "CelebA-HQ, VAE": dict(fid=5.92),
-        "CelebA-HQ, LiteVAE-B": dict(fid=5.73)},
+    paper=_fids("KL-VAE", "LiteVAE", "FFHQ, VAE", "FFHQ, LiteVAE-B", "CelebA-HQ, VAE",
+                "CelebA-HQ, LiteVAE-B"),
     pairs=(("LiteVAE", "KL-VAE"),
            ("FFHQ, LiteVAE-B", "FFHQ, VAE"),
            ("CelebA-HQ, LiteVAE-B", "CelebA-HQ, VAE")),
-    budget="6 runs of three seeds, about 3 minutes each, and two autoencoders")}
+    budget="6 runs of three seeds, about 15 minutes each (estimated), and two autoencoders")}
 
 experiments["t13"] = Experiment(
     "Is a code without learning good to generate?", small_protocol + paper_protocol,
@@ -318,16 +319,11 @@ experiments["t13"] = Experiment(
         "FFHQ, VAE": vae_ffhq,
         "FFHQ, LiteVAE-B": lite_ffhq,
         "FFHQ, DWT": published_ldm(paper_row(dwt_paper, "ffhq", 256))}),
-    paper={
-        "KL-VAE": dict(fid=8.11),
-        "LiteVAE": dict(fid=8.03),
-        "DWT": dict(fid=12.51),
-        "FFHQ, VAE": dict(fid=8.11),
-        "FFHQ, LiteVAE-B": dict(fid=8.03),
-        "FFHQ, DWT": dict(fid=12.51)},
+    paper=_fids("KL-VAE", "LiteVAE", "DWT", "FFHQ, VAE", "FFHQ, LiteVAE-B", "FFHQ, DWT"),
     pairs=(("DWT", "LiteVAE"), ("DWT", "KL-VAE"),
            ("FFHQ, DWT", "FFHQ, LiteVAE-B"), ("FFHQ, DWT", "FFHQ, VAE")),
-    budget="9 runs of three seeds, about 3 minutes each, and three autoencoders; six are t7's")
+    budget="9 runs of three seeds, about 15 minutes each (estimated), and three autoencoders; "
+           "six are t7's")
 
 # %% ../../nbs/680_experiments.generators.ipynb #18037fa7
 experiments["ldm-objectives"] = Experiment(
@@ -337,7 +333,7 @@ experiments["ldm-objectives"] = Experiment(
         "eps": ldm_row(prediction_type="eps"),
         "v": ldm_row(prediction_type="v")}),
     pairs=(("eps", "flow"), ("v", "flow")),
-    budget="9 runs of three seeds, about 3 minutes each; three are t7's",
+    budget="9 runs of three seeds, about 15 minutes each (estimated); three are t7's",
     small_only="Tables 7 and 13 have one objective, that of the U-Net that they take over")
 
 experiments["ldm-equivariance"] = Experiment(
@@ -348,5 +344,5 @@ experiments["ldm-equivariance"] = Experiment(
         "LiteVAE": ldm_row(),
         "LiteVAE, equivariant": ldm_row(eq=.5)}),
     pairs=(("LiteVAE, equivariant", "LiteVAE"),),
-    budget="6 runs of three seeds, about 3 minutes each; three are t7's",
+    budget="6 runs of three seeds, about 15 minutes each (estimated); three are t7's",
     small_only="LiteVAE's paper has no equivariant latents")

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 # %% ../../nbs/450_latent.model.ipynb #d244d352
-from ..core import check_values, on_own_device
+from ..core import check_values, default_device, on_own_device
 from ..diffusion.dpm_solver import pick_sampler
 from ..diffusion.inversion import invert as invert_ddim
 from ..diffusion.schedule import at_least_float32
@@ -32,7 +32,7 @@ from ..litevae.klvae import KLVAE
 from ..litevae.model import LiteVAE
 from ..optim import TrainConfig
 from ..pretrained import Pretrained, find_weights, load_strict, read_config
-from ..processes import is_main, wait_for_all
+from ..processes import is_main, n_processes, wait_for_all
 from ..settings import check_counts, check_number
 from ..viz import image_grid
 
@@ -67,6 +67,8 @@ def check_autoencoder(vae, # what came
 # %% ../../nbs/450_latent.model.ipynb #e56a3270
 def _cached(vae, data, out, size, progress):
     "Latents of images, below the folder of a run, or in a folder that goes with them."
+    if out is None and n_processes() > 1:
+        raise ValueError("out: several processes share the latents in a folder, got None")
     folder = TemporaryDirectory() if out is None else None
     place = folder.name if folder else Path(out)/"latents"
     latents = cache_latents(vae, data, place, size, progress=progress)
@@ -295,7 +297,7 @@ class LatentDiffusion(Pretrained, LatentUNet):
             **changes, # fields of `TrainConfig` to change, e.g. minutes=10
            )->"LatentDiffusion": # itself, trained, in eval mode
         "Encode the images once, and fit the U-Net to their latents."
-        vae = self.need("fit")
+        vae = self.need("fit").to("cpu" if device == "cpu" else default_device())
         config = (config or latent_recipe("")).with_changes(**changes)
         latents = find_latents(vae, data, out, size, progress)
         self.autoencoder = None # it has no part in the training, nor in its checkpoints

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 # %% ../../nbs/430_latent.unet.ipynb #baed1666
-from ..core import check_generator, check_tensor, draw_normal, on_own_device
+from ..core import check_tensor, on_own_device
 from ..diffusion.blocks import zero_init
 from ..diffusion.flow import flow_abar
-from ..diffusion.model import target
+from ..diffusion.model import DiffusionModel, target
 from ..diffusion.schedule import Schedule, check_steps, linear_betas, q_sample
 from ..diffusion.unet import UNet, UNetConfig, check_choice, size_factor
 from ..diffusion.weights import loss_weights
@@ -24,7 +24,6 @@ from .labels import check_label_fields, drop_labels, guided, label_vectors
 from .labels import n_label_values
 from ..layers import check_overflow
 from ..norm import as_input
-from ..settings import check_counts
 
 # %% ../../nbs/430_latent.unet.ipynb #25b847c1
 @dataclass(frozen=True)
@@ -150,16 +149,7 @@ class LatentUNet(UNet):
         if guidance == 1: return given
         return guided(self.output(z_t, t), given, guidance)
 
-    def noise(self,
-              n:int, # images
-              generator:torch.Generator|None=None, # PyTorch's global one if None
-             )->Tensor: # (n, z, h, w)
-        "Standard normal noise of the latents' size."
-        check_counts(n=n)
-        check_generator(generator)
-        c = self.config
-        shape = (n, c.in_channels, c.image_size, c.image_size)
-        return draw_normal(shape, generator, self.device)
+    noise = DiffusionModel.noise # standard normal, of the latents' size
 
     @on_own_device
     def loss(self,
