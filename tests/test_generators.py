@@ -41,10 +41,10 @@ def known_vae(name, **more):
                 phases=[dict(size=64, steps=1500, scale=[.5, .5]), dict(size=128, steps=800)], measure=dict(size=128, n=500), **more)
 
 
-def known_ldm(vae="LiteVAE", eq=0., images=96_000, **fields):
+def known_ldm(vae="LiteVAE", eq=0., images=48_000, **fields):
     return dict(of=known_vae(vae, **({"equivariance": eq} if eq else {})), ldm=dict(preset="ldm-tiny", **fields),
                 train=dict(images=images, batch_size=32, lr=1e-3, warmup=100, schedule="cosine", ema=.999, log_every=50, precision="bf16"),
-                measure=dict(n=500, n_steps=20))
+                measure=dict(n=500, n_steps=20, dtype="bfloat16"))
 
 
 def text(config): return json.dumps(config, sort_keys=True)
@@ -129,9 +129,9 @@ def test_exponent():
 
 
 def test_equal_minutes_are_equal_products():
-    train = dict(images=96_000, batch_size=32)
+    train = dict(images=48_000, batch_size=32)
     speeds = dict(latent=431., pixel=17., haar=29.)
-    for k, v in speeds.items(): assert abs(equal_images(train, speeds, k)/v - 96_000/431) < 16/v + 1e-9 # half a batch
+    for k, v in speeds.items(): assert abs(equal_images(train, speeds, k)/v - 48_000/431) < 16/v + 1e-9 # half a batch
     assert equal_images(train, dict(latent=1e9, pixel=1.), "pixel") == 32
 
 

@@ -198,15 +198,14 @@ def trained_net(config:dict, # a row's
     return train_diffae(net, base["of"]["data"], folder, recipe, progress=False), folder
 
 # %% ../../nbs/685_experiments.pixel_latent.ipynb #ebe5f858
-def judged(net:UNet, # `LatentDiffusion` or `DDIM`; the latter is changed to the row's type
+def judged(net:UNet, # `LatentDiffusion` or `DDIM`; changed to the row's type
            real:Tensor, # (N, 256) features of the training faces
            measure:dict, # n, n_steps, dtype
            seed:int, # noise
           )->dict: # fd, kid
-    "Measure the samples of a generator; one of pixels draws in the row's type, which is faster."
+    "Measure the samples of a generator, drawn in the row's type, which is faster."
     dtype, T = getattr(torch, measure["dtype"]), measure["n_steps"]
-    net = net if isinstance(net, LatentDiffusion) else net.to(dtype)
-    found = sample_scores(net, real, measure["n"], [T], seed)
+    found = sample_scores(net.to(dtype), real, measure["n"], [T], seed)
     return {name: found[f"{name}@{T}"] for name in ("fd", "kid")}
 
 # %% ../../nbs/685_experiments.pixel_latent.ipynb #0b90f604
@@ -239,8 +238,8 @@ experiments = {"pixel-latent": Experiment(
     "seconds_batchN, memory_mb_batchN: an image of 20 steps, N at once, float32, with the decoder; "
     "memory: growth of a fresh process; gmacs_S, seconds_S: a sample of S px, and the exponent p "
     "of cost = a*S^p through the three. fd, kid: as in t7, of networks that trained for equal "
-    "time (images: as many as the measured speed allows), those of pixels drawn in bfloat16; the "
-    "autoencoder's own training and the encoding of the faces are not in it",
+    "time (images: as many as the measured speed allows); the autoencoder's own training and the "
+    "encoding of the faces are not in it",
     rows_of(run_equal, {name: equal_row(name) for name in generators}, {}, build_net),
     pairs=(("pixel", "latent"), ("pixel, Haar stem", "latent")),
     budget="9 runs of three seeds, about 10 minutes each",
