@@ -21,9 +21,13 @@ import sys
 import threading
 import time
 import warnings
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
+try:
+    import fcntl
+except ImportError:
+    fcntl = None # not on Windows
 
 # %% ../nbs/060_checkpoint.ipynb #8ed561ce
 import numpy as np
@@ -97,6 +101,21 @@ def _old_lock(path):
                         "wait for its end, stop it, or use another folder")
     return lock
 
+# %% ../nbs/060_checkpoint.ipynb #f7a78c15
+@contextmanager
+def _one_at_a_time(folder):
+    "Inside the `with` no other process is inside that of the same folder, if the system has locks."
+    if fcntl is None:
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError): # a file system without locks
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
 # %% ../nbs/060_checkpoint.ipynb #d0fe8d5d
 def take_lock(out:str|Path, # folder of a run, which exists
              )->str: # what is to be said about an old lock, or ""
@@ -107,11 +126,12 @@ def take_lock(out:str|Path, # folder of a run, which exists
     tmp, note = path.with_name(f".{LOCK}.{secrets.token_hex(8)}"), ""
     try:
         write_atomic(tmp, lambda p: p.write_text(json.dumps(mine), encoding="utf-8"))
-        for _ in range(100):
-            if _place(tmp, path): return note
-            old = _old_lock(path)
-            if old is not None and _remove_lock(path, old):
-                note = f"{path}: was left by process {old['pid']}, which is gone"
+        with _one_at_a_time(path.parent):
+            for _ in range(100):
+                if _place(tmp, path): return note
+                old = _old_lock(path)
+                if old is not None and _remove_lock(path, old):
+                    note = f"{path}: was left by process {old['pid']}, which is gone"
         raise FileError(path, "other runs are taking this folder", "use another folder")
     finally:
         tmp.unlink(missing_ok=True)

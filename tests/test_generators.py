@@ -216,14 +216,14 @@ def test_all_keys_of_a_paper_row_are_read(sets, tmp_path, monkeypatch):
 
 def test_plans():
     vae, tuned, unet = plan_row(known_ldm())
-    assert (vae.size, tuned.size, unet.size, unet.unit, unet.steps()) == (64, 128, 16, "latents", 3000)
+    assert (vae.size, tuned.size, unet.size, unet.unit, unet.steps()) == (64, 128, 16, "latents", 1500)
     assert unet.parameters == n_params(LatentDiffusion.from_preset("ldm-tiny"))
     *_, dwt = plan_row(known_ldm("DWT"))
     assert dwt.parameters - unet.parameters == 2*8*9*32 + 8                        # twelve channels instead of four
     hours = {name: sum(p.hours("h100") for p in plan_row(c)[-1:]) for name, c in small("pixel-latent").items()}
     assert all(h == pytest.approx(hours["latent"], rel=.02) for h in hours.values())
     half = plan_row(with_batch(known_ldm(), 16))[-1]
-    assert half.config.batch_size == 16 and half.steps() == 6000
+    assert half.config.batch_size == 16 and half.steps() == 3000
 
 
 def test_what_a_small_row_costs():

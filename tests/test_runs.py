@@ -5,6 +5,7 @@ import os
 import pickle
 import random
 import resource
+import select
 import shutil
 import signal
 import subprocess
@@ -295,14 +296,33 @@ def test_one_of_many_gets_the_lock(tmp_path):
                 os.read(pipe[0], 1)
                 try: take_lock(out)
                 except FileError: os._exit(3)
-                os.read(end[0], 1); os._exit(0)                                      # the winner waits for the others
+                select.select([end[0]], [], [], 20); os._exit(0)                     # the winner waits for the others
             children.append(child)
         os.write(pipe[1], b"123456")
         losers = sorted(os.waitstatus_to_exitcode(os.wait()[1]) for _ in children[1:])
-        os.write(end[1], b"123456")
+        os.write(end[1], b"1")
         codes = [os.waitstatus_to_exitcode(os.wait()[1]), *losers]
         for handle in (*pipe, *end): os.close(handle)
         assert codes == [0, 3, 3, 3, 3, 3]
+
+
+def test_nobody_takes_the_folder_while_an_old_lock_is_removed(tmp_path, monkeypatch):
+    "Else the one who has just seen the old lock removes the new one, and a third gets in."
+    (tmp_path/"run.lock").write_text(json.dumps(dict(pid=2**22 + 5, host=checkpoint.socket.gethostname(), began="1", since="noon")))
+    remove, others, said = checkpoint._remove_lock, [], []
+    def other():
+        try: said.append(take_lock(tmp_path))
+        except FileError as e: said.append(str(e))
+    def slowly(path, lock):
+        if not others:
+            others.append(threading.Thread(target=other))
+            others[0].start(); others[0].join(.5)
+            assert others[0].is_alive() and said == []
+        return remove(path, lock)
+    monkeypatch.setattr(checkpoint, "_remove_lock", slowly)
+    assert "which is gone" in take_lock(tmp_path)
+    others[0].join(20)
+    assert "a run is going on here" in said[0] and [p.name for p in tmp_path.iterdir()] == ["run.lock"]
 
 
 # the log
