@@ -1,12 +1,14 @@
 "Every row of LiteVAE's tables at toy size, from training to the results file."
 import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
+import torch
 from litevae_diffae.experiments import networks, pixel_latent, records
 from litevae_diffae.experiments.directions import compare_rows
 from litevae_diffae.experiments.records import find_experiments, read_results, run_experiment
-from litevae_diffae.experiments.runs import toy
+from litevae_diffae.experiments.runs import toy, trained_model
 
 DIFFAE = {"diffae-autoencoding", "diffae-recipe", "diffae-prior", "diffae-samples", "diffae-samples-fid",
           "diffae-interpolation", "diffae-classcond", "diffae-editing", "diffae-editing-labels", "diffae-editing-confounded"}
@@ -58,6 +60,13 @@ def test_a_row_gives_the_same_numbers_again(tmp_path):
     runs = [row.run(row.config, seed, tmp_path / str(i)) for i, seed in enumerate((0, 0, 1))]
     first, again, other = ({k: v for k, v in r.items() if k != "train_seconds"} for r in runs)
     assert first == again and first["psnr"] != other["psnr"]
+
+
+def test_two_terminals_may_want_the_same_run(tmp_path):
+    "The second waits for the first and loads what it made; it was refused in the middle of its own table."
+    config = TOYS["t17"].rows("small")[0].config
+    with ThreadPoolExecutor() as two: a, b = two.map(lambda _: trained_model(config, 0, tmp_path / "run").state_dict(), range(2))
+    assert all(torch.equal(v, b[k]) for k, v in a.items())
 
 
 @pytest.mark.parametrize("name", ALL)

@@ -385,8 +385,7 @@ def test_the_command_by_torchrun(place):
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count("10 images, latents of") == 1
     (place/"latents").rename(place/"two")
-    alone = subprocess.run([sys.executable, *words], capture_output=True, text=True, timeout=200, env=env, cwd=place)
-    assert alone.returncode == 0 and files_of(place/"latents") == files_of(place/"two")
+    assert at(*COMMAND) == 0 and files_of(place/"latents") == files_of(place/"two")
 
 
 @pytest.mark.parametrize("words, says", [

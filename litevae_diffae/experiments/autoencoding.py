@@ -23,7 +23,7 @@ from ..diffae.scores import load_faces, scores
 from ..diffae.train import diffae_recipe, swap_probe, train_diffae
 from ..diffusion.model import DDIM, DiffusionModel
 from .measures import open_images
-from .records import Experiment, Row, row_key, this_setting
+from .records import Experiment, Row, in_turn, row_key, this_setting
 from ..metrics import mse, protocol
 from ..checkpoint import read_log
 from ..processes import divide_batch
@@ -163,7 +163,8 @@ def train_row(config:dict, # preset, model, train, data; or weights: name of a t
     recipe = diffae_recipe(config["preset"]).with_changes(**config["train"], seed=seed)
     model, data = new_diffusion(config["preset"], config["model"], seed), config.get("data")
     data = open_images(data) if isinstance(data, list) else data or "avatars"
-    return train_diffae(model, data, folder, divide_batch(recipe), progress=False)
+    with in_turn(folder):
+        return train_diffae(model, data, folder, divide_batch(recipe), progress=False)
 
 # %% ../../nbs/640_experiments.autoencoding.ipynb #40725bea
 def shared_model(config:dict, # preset, model, train and data of a row

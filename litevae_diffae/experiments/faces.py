@@ -23,7 +23,7 @@ from ..diffae.code_cache import cache_codes
 from ..diffae.prior import prior_recipe, train_prior
 from ..diffusion.model import DiffusionModel
 from .autoencoding import autoencoding_rows, train_row
-from .records import row_key
+from .records import in_turn, row_key
 from ..distances import alexnet_features, frechet_distance, kernel_distance, rfid
 from ..perceptual import trunk_weights
 
@@ -137,8 +137,9 @@ def face_prior(model:dict, # configuration, one of `face_models`
     net = LatentDDIM.from_preset(prior["preset"], **prior["net"])
     recipe = prior_recipe(prior["preset"]).with_changes(**prior["train"], seed=seed)
     folder = prior_folder(model, work, prior, seed)
-    return train_prior(None, face_codes(model, work, n), folder, recipe, net, prior["loss"],
-                       progress=False)
+    codes = face_codes(model, work, n)
+    with in_turn(folder):
+        return train_prior(None, codes, folder, recipe, net, prior["loss"], progress=False)
 
 # %% ../../nbs/645_experiments.faces.ipynb #6ca31ddc
 def face_images(rows:range, # numbers of faces

@@ -26,7 +26,7 @@ from .measures import (
 from .networks import dwt_paper
 from .published import image_stream
 from .recipes import full_row, paper_row
-from .records import Experiment, Row
+from .records import Experiment, Row, in_turn
 from .runs import build_row, folder_of, held_out_data, model_of_row
 from litevae_diffae.fid import (
     FeatureStats, cached_stats, data_facts, feature_network, image_stats, source_images,
@@ -133,7 +133,8 @@ def trained_ldm(config:dict, # a generator's row
     seed_everything(seed)
     model = new_generator(config["ldm"], vae).to(default_device())
     recipe = TrainConfig().with_changes(**config["train"], seed=seed)
-    return model.fit(latents, folder, divide_batch(recipe), progress=False)
+    with in_turn(folder):
+        return model.fit(latents, folder, divide_batch(recipe), progress=False)
 
 # %% ../../nbs/680_experiments.generators.ipynb #4da37249
 def real_features(config:dict, # a generator's row

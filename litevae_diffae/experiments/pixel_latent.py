@@ -26,7 +26,7 @@ from .autoencoding import new_diffusion
 from litevae_diffae.experiments.generators import (
     held_out_images, ldm_row, length_of_run, new_generator, real_features, sample_scores,
     trained_ldm)
-from .records import Experiment, row_key, rows_of
+from .records import Experiment, in_turn, row_key, rows_of
 from .runs import new_model
 from ..files import read_json, write_json
 from ..latent.model import LatentDiffusion
@@ -195,7 +195,8 @@ def trained_net(config:dict, # a row's
     images = equal_images(base["train"], costs["images_per_second"], config["net"])
     recipe = TrainConfig().with_changes(**{**base["train"], "images": images}, seed=seed)
     net = new_diffusion(spec["preset"], spec["model"], seed)
-    return train_diffae(net, base["of"]["data"], folder, recipe, progress=False), folder
+    with in_turn(folder):
+        return train_diffae(net, base["of"]["data"], folder, recipe, progress=False), folder
 
 # %% ../../nbs/685_experiments.pixel_latent.ipynb #ebe5f858
 def judged(net:UNet, # `LatentDiffusion` or `DDIM`; changed to the row's type

@@ -25,7 +25,7 @@ from ..diffusion.model import DDIM, DiffusionModel
 from .autoencoding import (
     build_diffusion, first_images, own_noise, published_model)
 from .measures import open_images
-from .records import row_key, this_setting
+from .records import in_turn, row_key, this_setting
 from ..fid import FeatureStats, feature_network, image_stats, source_images
 from ..folders import ImageFolder
 from ..formats import LMDBSource
@@ -126,8 +126,9 @@ def shared_prior(config:dict, # a row's
     seed_everything(0)
     recipe = prior_recipe(prior["preset"]).with_changes(**prior["train"])
     net = LatentDDIM.from_preset(prior["preset"], **prior["net"])
-    return train_prior(None, codes, home, divide_batch(recipe), net, prior["loss"],
-                       prior_decay(prior["preset"]), progress=False)
+    with in_turn(home):
+        return train_prior(None, codes, home, divide_batch(recipe), net, prior["loss"],
+                           prior_decay(prior["preset"]), progress=False)
 
 # %% ../../nbs/648_experiments.published.ipynb #a270e21d
 def image_stream(net:DiffusionModel, # a `DiffAE`, or the baseline

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['in_key', 'scales', 'modules', 'record_fields', 'MEND', 'Row', 'row_key', 'this_setting', 'Experiment', 'rows_of',
            'find_experiments', 'spread_of', 'record_fault', 'results_of', 'read_records', 'make_table', 'check_target',
-           'write_results', 'images_a_step', 'run_one', 'check_folder', 'chosen_rows', 'run_experiment', 'find_result',
-           'read_results', 'results_table', 'Markdown', 'markdown_table']
+           'write_results', 'images_a_step', 'in_turn', 'run_one', 'check_folder', 'chosen_rows', 'run_experiment',
+           'find_result', 'read_results', 'results_table', 'Markdown', 'markdown_table']
 
 # %% ../../nbs/600_experiments.records.ipynb #255a37e1
 import hashlib
@@ -14,6 +14,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.resources import files
@@ -238,6 +239,13 @@ def images_a_step(config:dict, # a row's
     train = config.get("train", {})
     if "batch_size" not in train: return None
     return train["batch_size"]*train.get("grad_accum", 1)
+
+# %% ../../nbs/600_experiments.records.ipynb #ee352959
+def in_turn(folder:str|Path, # a run's, made if missing
+           ): # context manager
+    "Inside the `with` no other command trains this run; it waits."
+    if n_processes() > 1: return nullcontext()
+    return locked(folder, f"it trains {folder}")
 
 # %% ../../nbs/600_experiments.records.ipynb #d76d0f64
 def run_one(row:Row, # what is run

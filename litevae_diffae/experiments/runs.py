@@ -15,7 +15,7 @@ from ..pretrained import find_class
 from .measures import (
     centre_scores, crop_scores, first_centres, held_out_crops, imbalance_scores, log_curve,
     open_images, reconstruct_crops, size_scores, symmetry_scores, whole_image_scores)
-from .records import row_key, this_setting
+from .records import in_turn, row_key, this_setting
 from ..litevae.adversarial import (
     AdversarialConfig, fitting_discriminator, train_adversarial)
 from ..litevae.fixed_code import WaveletVAE
@@ -100,9 +100,11 @@ def trained_model(config:dict, # a row's
                     equivariance=config.get("equivariance", 0.),
                     stats_images=config.get("stats_images", 512),
                     freeze_encoder=isinstance(model, WaveletVAE))
-    return train_schedule(model, config["phases"], data, folder, divide_batch(recipe),
-                          LossWeights(**config["weights"]), config["scale"], _trainer_of(config),
-                          config.get("carry", False), progress=False, **settings)
+    with in_turn(folder):
+        return train_schedule(model, config["phases"], data, folder, divide_batch(recipe),
+                              LossWeights(**config["weights"]), config["scale"],
+                              _trainer_of(config), config.get("carry", False), progress=False,
+                              **settings)
 
 # %% ../../nbs/610_experiments.runs.ipynb #29188e9f
 def held_out_data(config:dict)->str|list: # a row's -> name, or [name, split]
