@@ -232,7 +232,12 @@ def normalized_autoencoder(vae:Autoencoder, # LiteVAE, KLVAE or WaveletVAE with 
     return _filled(vae, *_as_adapter(vae, stats, normalized=True))
 
 # %% ../nbs/830_interop.ipynb #ldm-scheduler
+_betas = {"linear": (1e-4, 0.02, "linear"), # beta_start, beta_end, beta_schedule
+          "latent-diffusion": (0.0015, 0.0195, "scaled_linear"),
+          "stable-diffusion": (0.00085, 0.012, "scaled_linear")}
+
 def ldm_scheduler(prediction_type:str, # "eps", "v" or "flow"
+                  noise_levels:str="linear", # of eps and v; one of `latent_schedules`
                  ): # a DDIMScheduler, or a DPMSolverMultistepScheduler for a flow
     "The scheduler of diffusers that goes through the steps of our sampler."
     need_diffusers("ldm_scheduler")
@@ -244,8 +249,11 @@ def ldm_scheduler(prediction_type:str, # "eps", "v" or "flow"
     kinds = {"eps": "epsilon", "v": "v_prediction"}
     if prediction_type not in kinds:
         raise ValueError(f"prediction_type: must be eps, v or flow, got {prediction_type!r}")
-    return DDIMScheduler(num_train_timesteps=1000, beta_start=1e-4, beta_end=0.02,
-                         beta_schedule="linear", clip_sample=False, set_alpha_to_one=True,
+    if noise_levels not in _betas:
+        raise ValueError(f"noise_levels: must be one of {', '.join(_betas)}, got {noise_levels!r}")
+    first, last, kind = _betas[noise_levels]
+    return DDIMScheduler(num_train_timesteps=1000, beta_start=first, beta_end=last,
+                         beta_schedule=kind, clip_sample=False, set_alpha_to_one=True,
                          steps_offset=0, timestep_spacing="leading",
                          prediction_type=kinds[prediction_type])
 
@@ -254,14 +262,17 @@ def ldm_pipeline(vae:Autoencoder, # LiteVAE, KLVAE or WaveletVAE with latent sta
                  unet:UNet, # draws its normalised latents, of the side `unet.config.image_size`
                  prediction_type:str, # "eps", "v" or "flow": what the network predicts
                 ): # an LDMPipeline
-    "A diffusers pipeline that draws images without a label; copies of all weights."
+    """A diffusers pipeline that draws images without a label; copies of all weights.
+
+    Noise levels are those of the U-Net's settings, the linear ones where they name none."""
     need_diffusers("ldm_pipeline")
     from diffusers import LDMPipeline
     have, want = vae.config.latent_channels, unet.config.in_channels
     if have != want:
         raise ValueError(f"vae: {want} latent channels expected, got {have}")
+    levels = getattr(unet.config, "noise_levels", "linear")
     return LDMPipeline(vqvae=normalized_autoencoder(vae), unet=unet_to_diffusers(unet),
-                       scheduler=ldm_scheduler(prediction_type))
+                       scheduler=ldm_scheduler(prediction_type, levels))
 
 # %% ../nbs/830_interop.ipynb #6342b9ca
 from .diffae.official import load_diffae_checkpoint, load_diffae_state_dict

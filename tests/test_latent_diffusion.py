@@ -41,20 +41,44 @@ class Exact(LatentDiffusion):
 
 @pytest.mark.parametrize("kind, sampler", [("flow", "euler"), ("flow", "heun"), ("eps", "ddim"), ("v", "ddim"), ("eps", "dpm"), ("v", "dpm")])
 def test_an_exact_network_draws_the_gaussian(kind, sampler):
-    model = Exact(LatentDiffusionConfig(**SMALL, prediction_type=kind))
+    model = Exact(LatentDiffusionConfig(**SMALL, prediction_type=kind, noise_levels="linear"))
     z = model.denoise(torch.randn(64, 4, 8, 8, generator=seeded()), 50, sampler=sampler)
     assert abs(z.mean() - MEAN) < 0.02 and abs(z.std() - STD) < 0.03
 
 
 @pytest.mark.parametrize("kind", ["flow", "eps", "v"])
 def test_inversion_of_an_exact_network_is_standard_noise(kind):
-    model = Exact(LatentDiffusionConfig(**SMALL, prediction_type=kind))
+    model = Exact(LatentDiffusionConfig(**SMALL, prediction_type=kind, noise_levels="linear"))
     z_0 = MEAN + STD*torch.randn(64, 4, 8, 8, generator=seeded())
     predict = latent_model.predictor(model)
     z_T = latent_model.add_noise_back(model, z_0, 50, predict)
     assert abs(z_T.mean()) < 0.05 and abs(z_T.std() - 1) < 0.1
     again = model.denoise(z_T, 50)
     assert (again - z_0).abs().max() < 0.02
+
+
+def test_noise_levels_are_the_published_ones():
+    "Betas straight in the square root; what is left of the image at the last step is the product of sqrt(1 - beta)."
+    for name, first, last, left in (("latent-diffusion", .0015, .0195, .0119291), ("stable-diffusion", .00085, .012, .0682649), ("linear", 1e-4, .02, .0063528)):
+        s = small("eps", noise_levels=name).schedule
+        assert (len(s), s.betas[0].item(), s.betas[-1].item()) == (1000, pytest.approx(first), pytest.approx(last))
+        assert s.alphas_cumprod[-1].item()**.5 == pytest.approx(left, rel=1e-4)
+        middle = s.betas[[0, 500, 999]]
+        roots = middle if name == "linear" else middle.sqrt()
+        assert ((roots[1] - roots[0])/(roots[2] - roots[0])).item() == pytest.approx(500/999)
+    assert LatentDiffusion.from_preset("ldm-tiny").config.noise_levels == "stable-diffusion"
+    assert LatentDiffusionConfig(**SMALL).noise_levels == "stable-diffusion"
+    for name in ("ldm-ffhq", "ldm-ffhq-f8"): assert LatentDiffusion.presets[name].noise_levels == "latent-diffusion"
+    with pytest.raises(ValueError, match="noise_levels: must be one of linear, latent-diffusion, stable-diffusion, got 'cosine'"): small("eps", noise_levels="cosine")
+
+
+def test_an_error_of_the_first_step_is_enlarged_by_what_is_left_of_the_image():
+    "A network that says zero where noise is: sqrt(1 - abar) of x_T stays, and is divided by sqrt(abar)."
+    for name in ("linear", "latent-diffusion", "stable-diffusion"):
+        net = small("eps", noise_levels=name) # a new network says zero
+        z = net.noise(4, seeded())
+        abar = net.schedule.alphas_cumprod[980].item()
+        assert torch.allclose(net.denoise(z, 50), (z/abar**.5).float(), rtol=1e-3)
 
 
 @pytest.mark.parametrize("kind", ["flow", "eps", "v"])

@@ -434,6 +434,19 @@ def test_a_model_with_its_autoencoder_becomes_a_pipeline(kind):
     assert abs(draw(pipe, 4) - by_hand(vae, net, kind, 4, start(net))).max() < 1e-4
 
 
+@pytest.mark.parametrize("levels", ["linear", "latent-diffusion", "stable-diffusion"])
+@pytest.mark.parametrize("kind", ["eps", "v"])
+def test_a_pipeline_has_the_noise_levels_of_its_model(kind, levels):
+    from litevae_diffae.interop import to_diffusers
+    from litevae_diffae.latent.model import LatentDiffusion
+    vae = with_statistics(kl())
+    model = LatentDiffusion.from_preset("ldm-tiny", autoencoder=vae, image_size=8, channel_mult=(1, 2), embed_channels=32, prediction_type=kind, noise_levels=levels,
+                                        in_channels=vae.config.latent_channels)
+    model = awake(model, 0.02).eval()
+    want = (model.decode(start(model), 4)/2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).numpy()
+    assert abs(draw(to_diffusers(model), 4) - want).max() < 1e-4 < want.std()
+
+
 def test_channels_must_fit():
     from litevae_diffae.interop import ldm_pipeline
     vae = with_statistics(kl())
