@@ -4,15 +4,16 @@
 
 # %% auto #0
 __all__ = ['REMAKE', 'checksum', 'module_digest', 'differences', 'read_facts', 'check_kept', 'kept', 'check_replaced',
-           'json_writer', 'locked']
+           'json_writer', 'locked', 'alone_in']
 
 # %% ../nbs/056_caches.ipynb #94b2766f
 import hashlib
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 try:
@@ -160,3 +161,18 @@ def locked(folder:str|Path, # made if missing
                 said = True
             time.sleep(0.05)
         yield
+
+# %% ../nbs/056_caches.ipynb #e8d09f4c
+@contextmanager
+def alone_in(folder:str|Path): # which exists
+    "Inside the `with` no other process is inside that of the same folder, if the system has locks."
+    if fcntl is None:
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError): # a file system without locks
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)

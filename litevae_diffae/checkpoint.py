@@ -21,17 +21,14 @@ import sys
 import threading
 import time
 import warnings
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-try:
-    import fcntl
-except ImportError:
-    fcntl = None # not on Windows
 
 # %% ../nbs/060_checkpoint.ipynb #8ed561ce
 import numpy as np
 import torch
+from .caches import alone_in
 from .files import (FileError, MissingFile, WriteError, check_file, read_json,
                                   read_tensor_header, to_json, write_atomic)
 
@@ -101,21 +98,6 @@ def _old_lock(path):
                         "wait for its end, stop it, or use another folder")
     return lock
 
-# %% ../nbs/060_checkpoint.ipynb #f7a78c15
-@contextmanager
-def _one_at_a_time(folder):
-    "Inside the `with` no other process is inside that of the same folder, if the system has locks."
-    if fcntl is None:
-        yield
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        with suppress(OSError): # a file system without locks
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
-
 # %% ../nbs/060_checkpoint.ipynb #d0fe8d5d
 def take_lock(out:str|Path, # folder of a run, which exists
              )->str: # what is to be said about an old lock, or ""
@@ -126,7 +108,7 @@ def take_lock(out:str|Path, # folder of a run, which exists
     tmp, note = path.with_name(f".{LOCK}.{secrets.token_hex(8)}"), ""
     try:
         write_atomic(tmp, lambda p: p.write_text(json.dumps(mine), encoding="utf-8"))
-        with _one_at_a_time(path.parent):
+        with alone_in(path.parent):
             for _ in range(100):
                 if _place(tmp, path): return note
                 old = _old_lock(path)

@@ -237,7 +237,7 @@ _betas = {"linear": (1e-4, 0.02, "linear"), # beta_start, beta_end, beta_schedul
           "stable-diffusion": (0.00085, 0.012, "scaled_linear")}
 
 def ldm_scheduler(prediction_type:str, # "eps", "v" or "flow"
-                  noise_levels:str="linear", # of eps and v; one of `latent_schedules`
+                  noise_levels:str="linear", # one of `latent_schedules`, for eps and v
                  ): # a DDIMScheduler, or a DPMSolverMultistepScheduler for a flow
     "The scheduler of diffusers that goes through the steps of our sampler."
     need_diffusers("ldm_scheduler")

@@ -262,12 +262,12 @@ def run_published_ldm(config:dict, # a generator's row at paper scale
 # %% ../../nbs/680_experiments.generators.ipynb #c5b1b26f
 small_protocol = (
     "Drawn faces at 128 px. Each autoencoder of one seed (decoders of 1.62 M parameters), U-Net "
-    "ldm-tiny on its normalised latents, 48,000 of them, bf16, one thread; seeds are the U-Net's. "
-    "fd, kid: 500 samples of 20 steps, drawn in bfloat16, against the 12,000 training faces in "
+    "ldm-tiny on its normalised latents, 48,000 of them, bf16, one thread; seeds are the U-Net's."
+    " fd, kid: 500 samples of 20 steps, drawn in bfloat16, against the 12,000 training faces in "
     "features of AlexNet (last convolution, averaged, 128 px): no FID, and not to be set beside "
-    "one; fd@T, kid@T: T steps; floor: 500 held-out faces instead of samples; floor_rec: their reconstructions; "
-    "rec_*: these against the held-out faces themselves; rms_*: change of a normalised latent by "
-    "20 steps of inversion and back, 64 held-out faces. ")
+    "one; fd@T, kid@T: T steps; floor: 500 held-out faces instead of samples; floor_rec: their "
+    "reconstructions; rec_*: these against the held-out faces themselves; rms_*: change of a "
+    "normalised latent by 20 steps of inversion and back, 64 held-out faces. ")
 paper_protocol = (
     "Scale paper: FID (Inception) of 50,000 samples of 200 DDIM steps, our choice, against all "
     "training images; U-Net and training as in latent diffusion, from memory")
@@ -308,7 +308,7 @@ experiments = {"t7": Experiment(
     pairs=(("LiteVAE", "KL-VAE"),
            ("FFHQ, LiteVAE-B", "FFHQ, VAE"),
            ("CelebA-HQ, LiteVAE-B", "CelebA-HQ, VAE")),
-    budget="6 runs of three seeds, about 15 minutes each (estimated), and two autoencoders")}
+    budget="6 runs of three seeds, 8 minutes each, and two autoencoders of 10 minutes")}
 
 experiments["t13"] = Experiment(
     "Is a code without learning good to generate?", small_protocol + paper_protocol,
@@ -323,8 +323,8 @@ experiments["t13"] = Experiment(
     paper=_fids("KL-VAE", "LiteVAE", "DWT", "FFHQ, VAE", "FFHQ, LiteVAE-B", "FFHQ, DWT"),
     pairs=(("DWT", "LiteVAE"), ("DWT", "KL-VAE"),
            ("FFHQ, DWT", "FFHQ, LiteVAE-B"), ("FFHQ, DWT", "FFHQ, VAE")),
-    budget="9 runs of three seeds, about 15 minutes each (estimated), and three autoencoders; "
-           "six are t7's")
+    budget="9 runs of three seeds, 8 minutes each, and three autoencoders of 10 minutes; six are "
+           "t7's")
 
 # %% ../../nbs/680_experiments.generators.ipynb #18037fa7
 experiments["ldm-objectives"] = Experiment(
@@ -334,7 +334,7 @@ experiments["ldm-objectives"] = Experiment(
         "eps": ldm_row(prediction_type="eps"),
         "v": ldm_row(prediction_type="v")}),
     pairs=(("eps", "flow"), ("v", "flow")),
-    budget="9 runs of three seeds, about 15 minutes each (estimated); three are t7's",
+    budget="9 runs of three seeds, 8 minutes each; three are t7's",
     small_only="Tables 7 and 13 have one objective, that of the U-Net that they take over")
 
 experiments["ldm-equivariance"] = Experiment(
@@ -345,5 +345,5 @@ experiments["ldm-equivariance"] = Experiment(
         "LiteVAE": ldm_row(),
         "LiteVAE, equivariant": ldm_row(eq=.5)}),
     pairs=(("LiteVAE, equivariant", "LiteVAE"),),
-    budget="6 runs of three seeds, about 15 minutes each (estimated); three are t7's",
+    budget="6 runs of three seeds, 8 minutes each; three are t7's",
     small_only="LiteVAE's paper has no equivariant latents")

@@ -27,8 +27,8 @@ from ..layers import check_overflow
 from ..norm import as_input
 
 # %% ../../nbs/430_latent.unet.ipynb #11ffb592
-def scaled_betas(first:float, # of the least noisy step
-                 last:float, # of the noisiest step
+def scaled_betas(first:float, # beta at the least noisy step
+                 last:float, # beta at the noisiest step
                  n:int=1000, # number of steps T
                 )->Tensor: # (n,) float64
     "Straight in the square root: the betas of latent diffusion (Rombach et al. 2022)."
@@ -49,7 +49,7 @@ class LatentDiffusionConfig(UNetConfig):
     resblock_updown: bool = False # residual blocks resample; False: convolutions do
     head_channels: int = 32 # channels of each head of the attention
     prediction_type: str = "flow" # "flow", "v" or "eps"
-    noise_levels: str = "stable-diffusion" # of eps and v; or "latent-diffusion", "linear"
+    noise_levels: str = "stable-diffusion" # for eps, v; or "latent-diffusion", "linear"
     loss_weight: str = "none" # or "min_snr"
     times: str = "logit-normal" # which a flow is trained at; or "uniform"
     label_kind: str = "" # "", none; "class", one of several; "attributes", yes or no for each
