@@ -294,3 +294,30 @@ def test_numbers_of_the_readme():
 def test_choices_on_the_held_out_images_are_said():
     says("experiments/litevae_tables", "**Their settings were chosen on the images that they are measured on**")
     says("612_experiments.recipes", "were chosen on the held-out images, with one seed each")
+
+
+# Generators on latents
+
+def test_generators():
+    page = "experiments/latent_diffusion"
+    def mean(table, row, metric="fd"): return rows(table)[row][metric]["mean"]
+    lite, vae, dwt = (mean("t13", row) for row in ("LiteVAE", "KL-VAE", "DWT"))
+    says(page, f"samples on LiteVAE's latents are at an AlexNet-FD of {lite:.0f} from the training faces, on the VAE's at {vae:.0f}, on wavelets without learning at {dwt:.0f}",
+         f"three seeds of the generator each, and the gaps are {spreads('t7', 'KL-VAE', 'LiteVAE', 'fd'):.1f} and {spreads('t13', 'DWT', 'LiteVAE', 'fd'):.0f} spreads",
+         f"held-out faces are at {mean('t13', 'LiteVAE', 'floor'):.1f}, their reconstructions by LiteVAE at {mean('t13', 'LiteVAE', 'floor_rec'):.1f}, by the VAE at {mean('t13', 'KL-VAE', 'floor_rec'):.1f}",
+         f"the wavelets' reconstructions are at {mean('t13', 'DWT', 'floor_rec'):.1f}")
+    assert .3 < (vae - lite)/vae < .45 and all(len(values("t13", row, "fd")) == 3 for row in ("LiteVAE", "KL-VAE", "DWT"))
+    o = "ldm-objectives"
+    def at(kind): return f"{mean(o, kind):.0f} in twenty steps and {mean(o, kind, 'fd@5'):.0f} in five"
+    says(page, f"the flow is at {at('flow')}, the velocity at {at('v')}, the noise at {at('eps')} (two seeds)")
+    def back(kind): return f"{mean(o, kind, 'rms_plain'):.2f}"
+    says(page, f"plain steps come back to {back('flow')} (flow), {back('v')} (velocity) and {back('eps')} (noise) of a standard deviation, refined ones to {max(mean(o, k, 'rms_fixed_point') for k in ('flow', 'v', 'eps')):.2f} or less")
+    e = "ldm-equivariance", "LiteVAE, equivariant", "LiteVAE"
+    says(page, f"costs {-gap(*e, 'rec_psnr'):.1f} dB of reconstruction, and samples are at {mean(*e[:2]):.0f} instead of {mean(e[0], e[2]):.0f}")
+    p = "pixel-latent"
+    def cost(row, metric): return mean(p, row, metric)
+    says(page, f"takes {cost('latent', 'seconds_batch1'):.2f} s and {cost('latent', 'memory_mb_batch1'):.0f} MB alone, one of pixels with the same widths {cost('pixel', 'seconds_batch1'):.2f} s and {cost('pixel', 'memory_mb_batch1'):.0f} MB",
+         f"{cost('pixel', 'seconds_batch1')/cost('latent', 'seconds_batch1'):.0f} times as long alone, {cost('pixel', 'seconds_batch8')/cost('latent', 'seconds_batch8'):.0f} times in a batch of eight",
+         f"In equal minutes the one sees {cost('latent', 'images'):,.0f} latents and comes to an FD of {cost('latent', 'fd'):.0f}, the other {cost('pixel', 'images'):,.0f} faces and {cost('pixel', 'fd'):.0f}",
+         f"with a Haar stem {cost('pixel, Haar stem', 'images'):,.0f} faces and {cost('pixel, Haar stem', 'fd'):.0f}")
+    assert cost("pixel", "seconds_batch1") > 8*cost("latent", "seconds_batch1") and cost("latent", "fd") < cost("pixel", "fd")
