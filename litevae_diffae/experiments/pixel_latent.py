@@ -243,6 +243,6 @@ experiments = {"pixel-latent": Experiment(
     "encoding of the faces are not in it",
     rows_of(run_equal, {name: equal_row(name) for name in generators}, {}, build_net),
     pairs=(("pixel", "latent"), ("pixel, Haar stem", "latent")),
-    budget="9 runs of three seeds, about 10 minutes each",
+    budget="9 runs of three seeds, about 10 minutes each; the costs take 4 more",
     small_only="it compares costs of small networks on one CPU thread; no paper prints such a "
                "table")}
