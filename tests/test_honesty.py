@@ -309,7 +309,7 @@ def test_generators():
     assert .3 < (vae - lite)/vae < .45 and all(len(values("t13", row, "fd")) == 3 for row in ("LiteVAE", "KL-VAE", "DWT"))
     o = "ldm-objectives"
     def at(kind): return f"{mean(o, kind):.0f} in twenty steps and {mean(o, kind, 'fd@5'):.0f} in five"
-    says(page, f"the flow is at {at('flow')}, the velocity at {at('v')}, the noise at {at('eps')} (two seeds)")
+    says(page, f"the flow is at {at('flow')}, the velocity at {at('v')}, the noise at {at('eps')} (two seeds: not resolved)")
     def back(kind): return f"{mean(o, kind, 'rms_plain'):.2f}"
     says(page, f"plain steps come back to {back('flow')} (flow), {back('v')} (velocity) and {back('eps')} (noise) of a standard deviation, refined ones to {max(mean(o, k, 'rms_fixed_point') for k in ('flow', 'v', 'eps')):.2f} or less")
     e = "ldm-equivariance", "LiteVAE, equivariant", "LiteVAE"
