@@ -131,9 +131,10 @@ def test_noise_is_that_of_the_flow():
         exactly(x0, predict_x0(before, net.eps(before, torch.full((2,), at), *more), level), 1e-4)
 
 
-def test_a_ddim_of_the_flow_learns_and_comes_back():
+@pytest.mark.parametrize("stem", ["conv", "haar"])
+def test_a_ddim_of_the_flow_learns_and_comes_back(stem):
     torch.manual_seed(0)
-    net = DDIM.from_preset("ddim-tiny", **SMALL, prediction_type="flow", stem="haar")
+    net = DDIM.from_preset("ddim-tiny", **SMALL, prediction_type="flow", stem=stem)
     opt, losses, x = torch.optim.Adam(net.parameters(), 2e-3), [], blocks(64)
     for _ in range(80):
         loss = net.loss(x[torch.randint(64, (16,))]).mean()

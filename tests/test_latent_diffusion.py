@@ -39,21 +39,31 @@ class Exact(LatentDiffusion):
         return abar.sqrt()*eps - (1 - abar).sqrt()*x_0
 
 
+LEVELS = ["linear", "latent-diffusion", "stable-diffusion"]
+
+
+@pytest.mark.parametrize("levels", LEVELS)
 @pytest.mark.parametrize("kind, sampler", [("flow", "euler"), ("flow", "heun"), ("eps", "ddim"), ("v", "ddim"), ("eps", "dpm"), ("v", "dpm")])
-def test_an_exact_network_draws_the_gaussian(kind, sampler):
-    model = Exact(LatentDiffusionConfig(**SMALL, prediction_type=kind, noise_levels="linear"))
-    z = model.denoise(torch.randn(64, 4, 8, 8, generator=seeded()), 50, sampler=sampler)
+def test_an_exact_network_draws_the_gaussian(kind, sampler, levels):
+    "From what the data have become at the last step: standard noise and, on the DDPM path, what is left of them."
+    model = Exact(LatentDiffusionConfig(**SMALL, prediction_type=kind, noise_levels=levels))
+    z_T = torch.randn(64, 4, 8, 8, generator=seeded())
+    left = 0. if kind == "flow" else model.schedule.alphas_cumprod[995 if sampler == "ddim" else 999].item()
+    z = model.denoise(left**.5*MEAN + (left*STD**2 + 1 - left)**.5*z_T, 200, sampler=sampler)
     assert abs(z.mean() - MEAN) < 0.02 and abs(z.std() - STD) < 0.03
 
 
+@pytest.mark.parametrize("levels", LEVELS)
 @pytest.mark.parametrize("kind", ["flow", "eps", "v"])
-def test_inversion_of_an_exact_network_is_standard_noise(kind):
-    model = Exact(LatentDiffusionConfig(**SMALL, prediction_type=kind, noise_levels="linear"))
+def test_inversion_of_an_exact_network_is_noise(kind, levels):
+    "Standard noise for a flow; on the DDPM path with what is left of the data at the last step."
+    model = Exact(LatentDiffusionConfig(**SMALL, prediction_type=kind, noise_levels=levels))
     z_0 = MEAN + STD*torch.randn(64, 4, 8, 8, generator=seeded())
     predict = latent_model.predictor(model)
-    z_T = latent_model.add_noise_back(model, z_0, 50, predict)
-    assert abs(z_T.mean()) < 0.05 and abs(z_T.std() - 1) < 0.1
-    again = model.denoise(z_T, 50)
+    z_T = latent_model.add_noise_back(model, z_0, 200, predict)
+    left = 0. if kind == "flow" else model.schedule.alphas_cumprod[995].item()
+    assert abs(z_T.mean() - left**.5*MEAN) < 0.05 and abs(z_T.std() - (left*STD**2 + 1 - left)**.5) < 0.05
+    again = model.denoise(z_T, 200)
     assert (again - z_0).abs().max() < 0.02
 
 
